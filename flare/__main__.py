@@ -1,0 +1,5 @@
+"""`python -m flare`."""
+
+from flare.cli import main
+
+raise SystemExit(main())

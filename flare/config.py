@@ -1,0 +1,279 @@
+"""The configuration: what is allowed, said in one line where it is not, and the runs it asks for.
+
+Imports neither torch nor pandas: Snakemake reads this every time it starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import math
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+SCHEMA = Path(__file__).parents[1] / "workflow" / "schemas" / "config.schema.yaml"
+# What a method may have its own value of, beside its own settings.
+OVERRIDES = ("learning_rate", "momentum")
+
+
+class ConfigError(ValueError):
+    """A setting is wrong. The message is one line: key, value, what is allowed."""
+
+
+def setting(
+    default: Any, *, doc: str, low: float | None = None, high: float | None = None, words: tuple[str, ...] = ()
+) -> Any:
+    """A field of a settings dataclass: its default, inclusive range, words allowed instead of a number, and meaning."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "low": low, "high": high, "words": words})
+
+
+def choose(key: str, value: Any, allowed: Iterable[str]) -> str:
+    """The value, if it is one of the allowed ones; ConfigError with the nearest spelling where it is not."""
+    names = list(allowed)
+    if value in names:
+        return str(value)
+    near = difflib.get_close_matches(str(value), names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ConfigError(f"{key}: {value!r} is unknown{hint}; one of {', '.join(names)}")
+
+
+def check_keep(keep: Any) -> float | None:
+    """The fraction sent, in (0, 1], of a number or its string; None for "dense"."""
+    if keep is None or keep == "dense":
+        return None
+    try:
+        fraction = float(keep)
+    except (TypeError, ValueError):
+        fraction = math.nan
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"keep: {keep!r} is out of range; 'dense', or above 0 and at most 1")
+    return fraction
+
+
+def check_settings(cls: type, given: Mapping[str, Any], where: str) -> Any:
+    """An instance of the settings dataclass; ConfigError for an unknown key or a value of wrong type or range."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    values = {}
+    for key, value in given.items():
+        if not fields:
+            raise ConfigError(f"{where}: {key}: {value!r}; it has no settings")
+        choose(where, key, fields)
+        values[key] = _check_value(f"{where}: {key}", value, fields[key])
+    return cls(**values)
+
+
+def _check_value(key: str, value: Any, field: dataclasses.Field[Any]) -> Any:
+    low, high, words = (field.metadata[name] for name in ("low", "high", "words"))
+    kind = type(field.default)
+    allowed = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
+    if low is not None:
+        allowed += f", at least {low}"
+    if high is not None:
+        allowed += f", at most {high}"
+    if words:
+        allowed += f", or {' or '.join(words)}"
+    if value in words and isinstance(value, str):
+        return value
+    right_type = {
+        int: isinstance(value, int) and not isinstance(value, bool),
+        float: isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value),
+        bool: isinstance(value, bool),
+        str: isinstance(value, str) and not words,
+    }[kind]
+    if not right_type or (low is not None and value < low) or (high is not None and value > high):
+        raise ConfigError(f"{key}: {value!r} is not allowed; {allowed}")
+    return kind(value)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides the result of one run; what does not (paths, device, threads, W&B) is not here.
+
+    The fields are the keys of config/README.md. `keep` is the string that names the run's folder.
+    """
+
+    experiment: str
+    dataset: str
+    model: str
+    method: str
+    keep: str
+    local_epochs: int
+    seed: int
+    clients: int
+    rounds: int
+    batch_size: int
+    learning_rate: float
+    momentum: float = 0.0
+    evaluate_every: int = 10
+    available: int | None = None
+    fidelity: str = "paper"
+    double_softmax: bool = False
+    shuffle: bool = False
+    pad_to: int | None = None
+    partition: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"scheme": "contiguous"})
+    model_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    method_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """Where the run lies below results/runs."""
+        return f"{self.experiment}/{self.method}/keep-{self.keep}/epochs-{self.local_epochs}/seed-{self.seed}"
+
+    def flags(self) -> str:
+        """The run as arguments of `python -m flare train`, quoted for a shell."""
+        words = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None or value is False or value == {}:
+                continue
+            words.append("--" + field.name.replace("_", "-"))
+            if isinstance(value, Mapping):
+                words += [f"{key}={yaml_scalar(item)}" for key, item in value.items()]
+            elif value is not True:
+                words.append(str(value))
+        return shlex.join(words)
+
+
+def yaml_scalar(value: Any) -> str:
+    """The value as YAML reads it back: numbers with all their digits."""
+    return repr(value) if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read and check a configuration file."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+    check(config, str(path))
+    checked: dict[str, Any] = config
+    return checked
+
+
+def check(config: Any, source: str = "config") -> None:
+    """Raise ConfigError, one line, for the first thing in the configuration that is not allowed."""
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(config))
+    if error:
+        raise ConfigError(f"{source}: {_in_words(error)}")
+    try:
+        for name, experiment in config["experiments"].items():
+            _check_experiment(f"experiments.{name}", experiment)
+    except ConfigError as problem:
+        raise ConfigError(f"{source}: {problem}") from None
+
+
+def _in_words(error: jsonschema.ValidationError) -> str:
+    key = ".".join(str(part) for part in error.absolute_path) or "(top level)"
+    schema: Any = error.schema
+    if error.validator == "additionalProperties":
+        unknown = next(name for name in error.instance if name not in schema["properties"])
+        try:
+            choose(key, unknown, schema["properties"])
+        except ConfigError as problem:
+            return str(problem)
+    if error.validator == "required":
+        missing = next(name for name in schema["required"] if name not in error.instance)
+        return f"{key}: {missing!r} is missing; needed are {', '.join(schema['required'])}"
+    if error.validator == "enum":
+        try:
+            choose(key, error.instance, [str(word) for word in schema["enum"]])
+        except ConfigError as problem:
+            return str(problem)
+    shown = repr(error.instance)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    description = " ".join(str(schema.get("description", "")).split())
+    return f"{key}: {shown} is not allowed; {description or error.message}"
+
+
+def _check_experiment(where: str, experiment: Mapping[str, Any]) -> None:
+    from flare import algorithms, datasets, models
+
+    choose(f"{where}.dataset", experiment["dataset"], datasets.names())
+    choose(f"{where}.model", experiment["model"], models.names())
+    model = models.load(experiment["model"])
+    check_settings(model.Settings, experiment.get("model_settings", {}), f"{where}.model_settings")
+    available = experiment.get("available")
+    if available is not None and available > experiment["clients"]:
+        raise ConfigError(f"{where}.available: {available} is not allowed; at most clients, {experiment['clients']}")
+    for keep in experiment.get("keep", []):
+        check_spelling(f"{where}.keep", keep)
+    for name, settings in experiment["methods"].items():
+        choose(f"{where}.methods", name, algorithms.names())
+        method = algorithms.load(name)
+        own = {key: value for key, value in (settings or {}).items() if key not in OVERRIDES}
+        check_settings(method.settings, own, f"{where}.methods.{name}")
+        if not method.dense and not experiment.get("keep"):
+            raise ConfigError(f"{where}: 'keep' is missing; method {name} compresses, so say which fractions are sent")
+
+
+def check_spelling(key: str, keep: str) -> None:
+    """Refuse a keep whose folder would have a second name: 1e-3, not 0.001; 0.5; 1; dense."""
+    fraction = check_keep(keep)
+    if fraction is None:
+        return
+    mantissa, exponent = f"{fraction:.0e}".split("e")
+    short = f"{mantissa}e{int(exponent)}"
+    canonical = "1" if fraction == 1 else short if fraction < 0.1 and float(short) == fraction else f"{fraction:.12f}".rstrip("0")
+    if keep != canonical:
+        raise ConfigError(f"{key}: {keep!r} is not allowed; write it {canonical!r}, so that a run has one name")
+
+
+def runs(config: Mapping[str, Any]) -> list[Run]:
+    """Every run that a checked configuration asks for, in the order of the file."""
+    from flare import algorithms
+
+    out = []
+    shared = {field.name for field in dataclasses.fields(Run)} - {"keep", "local_epochs", "seed", "method"}
+    for name, experiment in config["experiments"].items():
+        common = {key: value for key, value in experiment.items() if key in shared}
+        for method, settings in experiment["methods"].items():
+            settings = dict(settings or {})
+            overrides = {key: settings.pop(key) for key in OVERRIDES if key in settings}
+            keeps = ["dense"] if algorithms.load(method).dense else experiment["keep"]
+            for keep, epochs, seed in itertools.product(keeps, experiment.get("local_epochs", [1]), experiment["seeds"]):
+                run = Run(
+                    **{**common, **overrides},
+                    experiment=name,
+                    method=method,
+                    method_settings=settings,
+                    keep=keep,
+                    local_epochs=epochs,
+                    seed=seed,
+                )
+                out.append(with_defaults(run))
+    return out
+
+
+def with_defaults(run: Run) -> Run:
+    """The run with every setting of its model and its method spelt out, so that its record says what was used."""
+    from flare import algorithms, models
+
+    model = check_settings(models.load(run.model).Settings, run.model_settings, "model_settings")
+    method = check_settings(algorithms.load(run.method).settings, run.method_settings, "method_settings")
+    return dataclasses.replace(
+        run, model_settings=dataclasses.asdict(model), method_settings=dataclasses.asdict(method)
+    )
+
+
+def check_run(run: Run) -> None:
+    """Raise ConfigError where a configuration could not have asked for this run."""
+    experiment = {
+        key: dict(value) if isinstance(value, Mapping) else value
+        for key, value in dataclasses.asdict(run).items()
+        if value is not None and key not in ("experiment", "method", "method_settings", "seed")
+    }
+    experiment |= {
+        "local_epochs": [run.local_epochs],
+        "keep": [run.keep],
+        "seeds": [run.seed],
+        "methods": {run.method: dict(run.method_settings)},
+    }
+    check({"experiments": {run.experiment: experiment}}, "train")

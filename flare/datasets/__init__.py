@@ -1,0 +1,173 @@
+"""Data sets: one file each, found by listing this folder; prepared once, verified on every load.
+
+A data set's module has `CLASSES` (number of classes), `SHAPE` (of one input), `SCALE` (inputs are stored as
+whole numbers and divided by it when used) and `fetch(folder) -> (train, test)`, where `folder` is its own
+folder below the data folder. Names that start with an underscore, and `partition`, are not data sets.
+
+`fetch` writes data/{name}/train.npz, test.npz and, last, manifest.json: the source used, and each file's
+sha256 and shapes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import pkgutil
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from flare.config import choose
+from flare.datasets._fetching import replacing
+
+SPLITS = ("train", "test")
+
+
+class DataError(ValueError):
+    """A data set cannot be had, or a file is bad; the message names it, what was expected and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a data set, as stored.
+
+    inputs: uint8, (N, *SHAPE). targets: int64, (N,) or, for text, (N, length), each in 0..CLASSES-1.
+    clients: int64, (N,), the natural client of each sample, or None. source: where the samples are from, one
+    line.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    clients: np.ndarray | None = None
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name, without those that are None."""
+        named = {"inputs": self.inputs, "targets": self.targets, "clients": self.clients}
+        return {name: array for name, array in named.items() if array is not None}
+
+
+def names() -> list[str]:
+    """Names of all data sets, sorted."""
+    found = [module.name for module in pkgutil.iter_modules(__path__)]
+    return sorted(name for name in found if not name.startswith("_") and name != "partition")
+
+
+def module(name: str) -> ModuleType:
+    """The module of a data set: its CLASSES, SHAPE, SCALE and fetch. ConfigError for an unknown name."""
+    return importlib.import_module(f"{__name__}.{choose('dataset', name, names())}")
+
+
+def fetch(name: str, data: Path) -> dict[str, Any]:
+    """Prepare data/{name}; returns the manifest. Quick, and no change, where it is prepared and verified.
+
+    Safe to run twice at once: files appear whole under their names, with the same bytes whoever is last, and
+    the manifest after the files it vouches for. Raises DataError where no source serves, ConfigError for an
+    unknown name.
+    """
+    source = module(name)
+    folder = Path(data) / name
+    try:
+        for split in SPLITS:
+            _open_verified(name, Path(data), split).close()
+        return _manifest(name, Path(data))
+    except DataError:
+        pass  # not prepared, or not whole: prepare it
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = dict(zip(SPLITS, source.fetch(folder), strict=True))
+    manifest: dict[str, Any] = {"dataset": name, "source": parts["train"].source, "files": {}}
+    for split, part in parts.items():
+        _check(part, f"{name}, {split}", source)
+    for split, part in parts.items():
+        file = f"{split}.npz"
+        with replacing(folder / file) as out:
+            np.savez(out, **part.arrays())
+            out.seek(0)
+            checksum = hashlib.file_digest(out, "sha256").hexdigest()
+        shapes = {key: list(array.shape) for key, array in part.arrays().items()}
+        manifest["files"][file] = {"sha256": checksum, "shapes": shapes}
+    with replacing(folder / "manifest.json") as out:
+        out.write((json.dumps(manifest, indent=2) + "\n").encode())
+    return manifest
+
+
+def load(name: str, data: Path, split: str) -> Split:
+    """Read one prepared part, "train" or "test", and no other file but the manifest; never unpickles.
+
+    Raises DataError where it is not prepared or its sha256 is not the manifest's.
+    """
+    if split not in SPLITS:
+        raise DataError(f"split: {split!r} is no part of a data set; allowed: {', '.join(SPLITS)}")
+    module(name)
+    with _open_verified(name, Path(data), split) as file:
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                found = {key: arrays[key] for key in arrays.files}
+                return Split(source=_manifest(name, Path(data))["source"], **found)
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{Path(data) / name / split}.npz: not a data file of this version ({error})"
+            ) from error
+
+
+def _manifest(name: str, data: Path) -> dict[str, Any]:
+    path = data / name / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; {_remedy(name, data)}") from None
+    except ValueError:
+        raise DataError(f"{path}: not JSON; {_remedy(name, data)}") from None
+    return manifest
+
+
+def _open_verified(name: str, data: Path, split: str) -> BufferedReader:
+    """The open file, at its start, once its content is what the manifest says."""
+    path = data / name / f"{split}.npz"
+    manifest = _manifest(name, data)
+    try:
+        expected = manifest["files"][path.name]["sha256"]
+    except (KeyError, TypeError):
+        raise DataError(f"{path}: not in {path.parent / 'manifest.json'}; {_remedy(name, data)}") from None
+    try:
+        file = open(path, "rb")  # noqa: SIM115, the caller closes it
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; {_remedy(name, data)}") from None
+    found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        file.close()
+        raise DataError(f"{path}: sha256 is {found}, expected {expected}; {_remedy(name, data)}")
+    file.seek(0)
+    return file
+
+
+def _remedy(name: str, data: Path) -> str:
+    return f"run: python -m flare fetch --dataset {name} --data {data}"
+
+
+def _check(part: Split, what: str, source: ModuleType) -> None:
+    """Hold a module to its word before anything is written."""
+    inputs, targets, clients = part.inputs, part.targets, part.clients
+    if inputs.dtype != np.uint8 or inputs.shape[1:] != source.SHAPE or not len(inputs):
+        raise DataError(
+            f"{what}: inputs are {inputs.dtype} {inputs.shape}, expected uint8 (N, *{source.SHAPE})"
+        )
+    if targets.dtype != np.int64 or len(targets) != len(inputs):
+        raise DataError(
+            f"{what}: targets are {targets.dtype} {targets.shape}, expected int64, {len(inputs)} rows"
+        )
+    if targets.min() < 0 or targets.max() >= source.CLASSES:
+        span = f"{targets.min()}..{targets.max()}"
+        raise DataError(f"{what}: targets are in {span}, expected 0..{source.CLASSES - 1}")
+    if clients is not None and (clients.dtype != np.int64 or clients.shape != (len(inputs),)):
+        raise DataError(
+            f"{what}: clients are {clients.dtype} {clients.shape}, expected int64 ({len(inputs)},)"
+        )

@@ -1,0 +1,109 @@
+"""What a run leaves behind: rounds.csv and run.json, the truth. Each is whole or absent; run.json comes last."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flare
+from flare.config import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+IDENTITY = ("experiment", "dataset", "model", "method", "keep", "local_epochs", "seed")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all: a temporary name in its folder, then a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def result_hash(rounds_csv: bytes, weights: dict[str, Tensor]) -> str:
+    """SHA-256 of rounds.csv and of the final weights' names and bytes: equal exactly where the results are."""
+    digest = hashlib.sha256(rounds_csv)
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_run(
+    folder: Path,
+    run: Run,
+    history: pd.DataFrame,
+    weights: dict[str, Tensor],
+    *,
+    wall_seconds: float,
+    device: str,
+    threads: int,
+) -> dict[str, Any]:
+    """Write rounds.csv and run.json of a run of `flare.simulate` into the folder; returns run.json's content."""
+    import numpy as np
+    import torch
+
+    identity = {name: getattr(run, name) for name in IDENTITY}
+    table = history.copy()
+    for place, (name, value) in enumerate(identity.items()):
+        table.insert(place, name, value)
+    rounds_csv = table.to_csv(index=False, lineterminator="\n").encode()
+    ended = history.attrs
+    summary = {
+        **identity,
+        "status": ended["status"],
+        "diverged_round": ended["diverged_round"],
+        "rounds": ended["rounds"],
+        "final_accuracy": float(history["test_accuracy"].iloc[-1]) if len(history) else None,
+        "best_accuracy": float(history["test_accuracy"].max()) if len(history) else None,
+        "final_loss": float(history["test_loss"].iloc[-1]) if len(history) else None,
+        "uplink_bits": ended["uplink_bits"],
+        "downlink_bits": ended["downlink_bits"],
+        "compression": ended["dense_bits"] / ended["uplink_bits"] if ended["uplink_bits"] else None,
+        "parameters": ended["parameters"],
+        "wall_seconds": round(wall_seconds, 3),
+        "device": device,
+        "threads": threads,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "flare": flare.__version__,
+        },
+        "git_commit": git_commit(),
+        "config": dataclasses.asdict(run),
+        "result_hash": result_hash(rounds_csv, weights),
+    }
+    write_whole(folder / "rounds.csv", rounds_csv)
+    write_whole(folder / "run.json", (json.dumps(summary, indent=2) + "\n").encode())
+    return summary
+
+
+def git_commit() -> str | None:
+    """Commit of the code that runs, with "-dirty" where a tracked file was changed; None outside a repository."""
+    try:
+        said = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return said.stdout.strip() if said.returncode == 0 else None

@@ -1,0 +1,333 @@
+"""The simulation: the only round loop and the only local-training loop.
+
+One round is that of federated averaging (McMahan et al., arXiv 1602.05629, algorithm 1): the server sends w to the clients
+that answer, each trains from w with a fresh heavy-ball SGD, the method turns its difference d_k = w_k - w into a message,
+and the server adds the unweighted mean of the messages. Everything a method needs is in `flare.algorithms`.
+
+All weights lie in one flat vector and the model's tensors are views of it. The velocity is where autograd accumulates:
+v is scaled by the momentum before the backward pass, which then adds the gradient to it, so no gradient is stored.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from flare import algorithms
+from flare.config import ConfigError, check_keep, check_settings, choose
+from flare.sparsify import Layout, Message
+
+FIDELITIES = ("paper", "authors")
+HISTORY = ("round", "uplink_bits", "downlink_bits", "train_loss", "test_loss", "test_accuracy")
+_EVALUATION_BATCH = 1000
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Pair = tuple[Tensor, Tensor]
+
+
+def double_softmax(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of a softmax of a softmax, as in the FLARE authors' CNN: mean of -p_y + log sum exp p, p = softmax."""
+    return cross_entropy(logits.softmax(1), targets)
+
+
+def simulate(
+    model: nn.Module,
+    clients: Sequence[Pair],
+    *,
+    test: Pair,
+    method: str,
+    settings: Mapping[str, Any] | None = None,
+    keep: float | str | None,
+    rounds: int,
+    local_epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    momentum: float,
+    available: int | None = None,
+    participants: Sequence[Sequence[int]] | None = None,
+    fidelity: str = "paper",
+    evaluate_every: int = 10,
+    seed: int = 0,
+    loss: Loss = cross_entropy,
+    device: str | torch.device = "cpu",
+    on_round: Callable[[int, dict[str, Tensor]], None] | None = None,
+    on_evaluate: Callable[[dict[str, Any]], None] | None = None,
+    shuffle: bool = False,
+) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+    """Run federated training of `model` and return its history and the final server weights.
+
+    model: its weights are the start; it is not changed. Its trainable parameters are federated, frozen ones are constants.
+    clients: (inputs, targets) of each client, first dimension samples; targets as `loss` takes them, class indices of shape
+        (N,) or (N, T) for outputs of shape (N, classes) or (N, classes, T).
+    test: such a pair; it is only measured, nothing is chosen by it.
+    method, settings: name of a file of flare/algorithms and its own settings ({} for its defaults).
+    keep: fraction of each tensor's entries that is sent, in (0, 1], number or string; "dense" or None sends all. A dense
+        method ignores it.
+    rounds, local_epochs, batch_size: at least 1. The last, smaller batch of an epoch is used.
+    learning_rate > 0, momentum in [0, 1): heavy-ball SGD, started afresh every round.
+    available: how many clients answer a round, drawn without replacement from `seed` and the round alone; all by default.
+    participants: instead of drawing, the indices of the clients that answer, one list a round.
+    fidelity: "paper", or "authors" for the habits of the authors' program.
+    evaluate_every: rounds between two evaluations; the first and the last round are always evaluated.
+    seed: of the draw of clients, of shuffling and of dropout; 0 or more.
+    shuffle: draw the order of a client's samples anew every epoch instead of keeping it.
+    on_round(round, weights): called after each completed round with the server's weights, copies by parameter name.
+    on_evaluate(row): called with each row of the history as it comes.
+
+    The history has one row per evaluation: round (from 0), uplink_bits and downlink_bits (sums over clients and rounds so
+    far), train_loss (mean over clients of their mean batch loss in that round), test_loss, test_accuracy.
+    `history.attrs` says status ("finished" or "diverged"), diverged_round, rounds (completed), dense_bits (the uplink had
+    every message been dense) and parameters. A run whose loss or weights are no longer finite has diverged and ends there.
+    Raises ConfigError, one line, for an argument out of its range.
+    """
+    chosen = algorithms.load(method)
+    own = check_settings(chosen.settings, dict(settings or {}), f"method {method}")
+    choose("fidelity", fidelity, FIDELITIES)
+    fraction = None if chosen.dense else check_keep(keep)
+    for name, value, low in (
+        ("rounds", rounds, 1),
+        ("local_epochs", local_epochs, 1),
+        ("batch_size", batch_size, 1),
+        ("evaluate_every", evaluate_every, 1),
+        ("seed", seed, 0),
+    ):
+        if value < low:
+            raise ConfigError(f"{name}: {value} is out of range; at least {low}")
+    if not learning_rate > 0 or not 0 <= momentum < 1:
+        raise ConfigError(
+            f"learning_rate, momentum: {learning_rate}, {momentum} is out of range; above 0, and in [0, 1)"
+        )
+    with torch.random.fork_rng(devices=[]):
+        federation = _Federation(model, clients, test, loss, torch.device(device))
+        answering = _answering(len(clients), rounds, available, participants, seed)
+
+        server = federation.start.clone()
+        layout = federation.layout
+        memory = {
+            name: torch.zeros(len(clients), layout.numel, dtype=server.dtype, device=server.device)
+            for name in chosen.state
+        }
+        total = torch.zeros_like(server)
+        uplink = downlink = dense = completed = 0
+        first_loss: float | None = None
+        diverged: int | None = None
+        history: list[dict[str, Any]] = []
+
+        for round_, ids in enumerate(answering):
+            budget, epochs = fraction, local_epochs
+            if chosen.budget:
+                loss_now, _ = federation.evaluate(server, *federation.training_data)
+                first_loss = loss_now if first_loss is None else first_loss
+                limited, epochs = chosen.budget(1.0 if fraction is None else fraction, local_epochs, loss_now, first_loss)
+                budget = None if fraction is None else limited
+
+            def compress(vector: Tensor, budget: float | None = budget) -> Message:
+                return layout.compress(vector, budget, fidelity)
+
+            total.zero_()
+            losses = []
+            for client in ids:
+                state = {name: rows[client] for name, rows in memory.items()}
+                pull = chosen.pull(round_, server, state, own, layout) if chosen.pull else None
+                steps, add = pull if pull else (0, None)
+                local_loss = federation.train(
+                    client,
+                    server,
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    learning_rate=learning_rate,
+                    momentum=momentum,
+                    pull_steps=steps,
+                    pull=add,
+                    restart=fidelity == "authors" and chosen.restarts_momentum,
+                    shuffle=shuffle,
+                    seed=_mix(seed, round_, client),
+                )
+                losses.append(local_loss)
+                message = chosen.message(federation.weights.sub_(server), state, compress)
+                chosen.receive(total, message, state)
+                uplink += message.bits
+                downlink += 32 * layout.numel
+                dense += 32 * layout.numel
+            server += total.div_(len(ids))
+
+            train_loss = float(torch.stack(losses).mean())
+            if not math.isfinite(train_loss) or not math.isfinite(float(server.sum())):
+                diverged = round_
+                break
+            if round_ % evaluate_every == 0 or round_ == rounds - 1:
+                test_loss, accuracy = federation.evaluate(server, *federation.test)
+                row = dict(zip(HISTORY, (round_, uplink, downlink, train_loss, test_loss, accuracy), strict=True))
+                if not math.isfinite(test_loss):
+                    diverged = round_
+                    break
+                history.append(row)
+                if on_evaluate:
+                    on_evaluate(row)
+            completed += 1
+            if on_round:
+                on_round(round_, {name: view.clone() for name, view in layout.views(server).items()})
+
+    frame = pd.DataFrame(history, columns=list(HISTORY))
+    frame.attrs = {
+        "status": "finished" if diverged is None else "diverged",
+        "diverged_round": diverged,
+        "rounds": completed,
+        "uplink_bits": uplink,
+        "downlink_bits": downlink,
+        "dense_bits": dense,
+        "parameters": layout.numel,
+    }
+    return frame, {name: view.clone().contiguous() for name, view in layout.views(server).items()}
+
+
+def _mix(*numbers: int) -> int:
+    """A seed that depends on all of the numbers: equal only where they are."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _answering(
+    clients: int, rounds: int, available: int | None, participants: Sequence[Sequence[int]] | None, seed: int
+) -> Iterator[list[int]]:
+    """The clients that answer in each round, ascending; checked before the first round."""
+    if participants is not None:
+        given = [sorted(int(client) for client in ids) for ids in participants]
+        if len(given) < rounds:
+            raise ConfigError(f"participants: {len(given)} lists for {rounds} rounds; one list a round")
+        for round_, ids in enumerate(given):
+            if not ids or len(set(ids)) < len(ids) or ids[0] < 0 or ids[-1] >= clients:
+                raise ConfigError(
+                    f"participants: {ids} in round {round_}; distinct clients of 0 to {clients - 1}, at least one"
+                )
+        return iter(given[:rounds])
+    if available is not None and not 1 <= available <= clients:
+        raise ConfigError(f"available: {available} is out of range; 1 to {clients}, the number of clients")
+    if available is None or available == clients:
+        return (list(range(clients)) for _ in range(rounds))
+    return (
+        sorted(np.random.default_rng([seed, round_]).choice(clients, available, replace=False).tolist())
+        for round_ in range(rounds)
+    )
+
+
+class _Federation:
+    """The model on flat storage and the data, prepared once: trains a client, evaluates weights."""
+
+    def __init__(
+        self, model: nn.Module, clients: Sequence[Pair], test: Pair, loss: Loss, device: torch.device
+    ) -> None:
+        self.model = copy.deepcopy(model).to(device)
+        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if not parameters:
+            raise ConfigError("model: no trainable parameter")
+        dtypes = {p.dtype for p in parameters.values()}
+        if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+            raise ConfigError(f"model: parameters of type {sorted(map(str, dtypes))}; all float32, or all float64")
+        for name, buffer in self.model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                raise ConfigError(f"model: {name} is a batch-norm statistic, which no method here federates; use group norm")
+            buffer.requires_grad_(False)
+        self.dtype = next(iter(dtypes))
+        self.device = device
+        self.loss = loss
+        # Convolutions on a CPU are a quarter faster on channels-last weights and inputs.
+        self.channels_last = device.type == "cpu" and any(p.dim() == 4 for p in parameters.values())
+        self.layout = Layout.of([(n, p.shape) for n, p in parameters.items()], channels_last=self.channels_last)
+        self.weights = torch.empty(self.layout.numel, dtype=self.dtype, device=device)
+        self.velocity = torch.zeros_like(self.weights)
+        views, velocities = self.layout.views(self.weights), self.layout.views(self.velocity)
+        for name, parameter in parameters.items():
+            views[name].copy_(parameter.data)
+            parameter.data, parameter.grad = views[name], velocities[name]
+        self.start = self.weights.clone()
+        if not clients:
+            raise ConfigError("clients: none; at least one (inputs, targets) pair")
+        for number, (inputs, targets) in enumerate(clients):
+            if len(inputs) == 0 or len(inputs) != len(targets):
+                raise ConfigError(
+                    f"clients: client {number} has {len(inputs)} inputs and {len(targets)} targets; as many, at least one"
+                )
+        self.clients = [self._prepare(pair) for pair in clients]
+        self.test = self._prepare(test)
+
+    def _prepare(self, pair: Pair) -> Pair:
+        inputs, targets = (tensor.to(self.device) for tensor in pair)
+        if inputs.is_floating_point():
+            inputs = inputs.to(self.dtype)
+        if self.channels_last and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs, targets
+
+    @functools.cached_property
+    def training_data(self) -> Pair:
+        """All clients' data, client after client."""
+        inputs, targets = zip(*self.clients, strict=True)
+        return torch.cat(inputs), torch.cat(targets)
+
+    def train(
+        self,
+        client: int,
+        server: Tensor,
+        *,
+        epochs: int,
+        batch_size: int,
+        learning_rate: float,
+        momentum: float,
+        pull_steps: int | None,
+        pull: Callable[[Tensor, Tensor], None] | None,
+        restart: bool,
+        shuffle: bool,
+        seed: int,
+    ) -> Tensor:
+        """Local training of one client from the server's weights; leaves w_k in `self.weights`, returns its mean loss."""
+        weights, velocity = self.weights, self.velocity
+        weights.copy_(server)
+        velocity.zero_()
+        torch.manual_seed(seed)
+        self.model.train()
+        losses = []
+        step = 0
+        for _ in range(epochs):
+            for inputs, targets in _batches(self.clients[client], batch_size, shuffle):
+                if step:
+                    velocity.mul_(momentum)
+                loss = self.loss(self.model(inputs), targets)
+                loss.backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.detach())
+                if pull and (pull_steps is None or step < pull_steps):
+                    pull(velocity, weights)
+                weights.add_(velocity, alpha=-learning_rate)
+                step += 1
+                if restart and step == pull_steps:
+                    velocity.zero_()
+        return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def evaluate(self, server: Tensor, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
+        """Mean loss and accuracy of the server's weights over all targets. Overwrites `self.weights`."""
+        self.weights.copy_(server)
+        self.model.eval()
+        loss, right = 0.0, 0
+        for start in range(0, len(inputs), _EVALUATION_BATCH):
+            batch = targets[start : start + _EVALUATION_BATCH]
+            outputs = self.model(inputs[start : start + _EVALUATION_BATCH])
+            loss += float(self.loss(outputs, batch)) * len(batch)
+            right += int((outputs.argmax(1) == batch).sum())
+        return loss / len(targets), right / targets.numel()
+
+
+def _batches(pair: Pair, batch_size: int, shuffle: bool) -> Iterator[Pair]:
+    inputs, targets = pair
+    if shuffle:
+        order = torch.randperm(len(inputs)).to(inputs.device)
+        inputs, targets = inputs[order], targets[order]
+    return zip(inputs.split(batch_size), targets.split(batch_size), strict=True)

@@ -1,0 +1,233 @@
+"""Flat storage of a model's weights, and what is done to it per tensor: exact top-k, exact percentile, bit count.
+
+All weights of a model lie in one contiguous vector, tensor after tensor, so that an elementwise step is one pass over
+memory. `Layout` knows where each tensor lies. The two selections that compression needs, the largest magnitudes and a
+percentile of the magnitudes, are exact: C_R(x) keeps the K largest magnitudes of each
+tensor, ties broken by the lowest flat index, a zero is never sent (Stich et al., arXiv 1809.07599, with the per-tensor
+budget of Greidi & Cohen, arXiv 2312.13795).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Elementwise work with temporaries goes block by block, so that the temporaries stay in the processor's cache.
+_BLOCK = 1 << 16
+# Blockwise maxima pay while the blocks that can hold a survivor are a small part of the tensor.
+_MAX_BLOCK, _MIN_BLOCK = 4096, 64
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each tensor of a model lies in the flat vector.
+
+    `channels_last[i]` says that tensor i, of shape (O, I, H, W), is stored in the order O, H, W, I: the order in which CPU
+    convolutions are fastest. Flat indices that matter to the method (ties) are always those of the ordinary order.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    channels_last: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, named_shapes: Sequence[tuple[str, Sequence[int]]], *, channels_last: bool = False) -> Layout:
+        """Lay tensors one after the other; `channels_last` stores those of four dimensions as O, H, W, I."""
+        names = tuple(name for name, _ in named_shapes)
+        shapes = tuple(tuple(int(n) for n in shape) for _, shape in named_shapes)
+        sizes = tuple(math.prod(shape) for shape in shapes)
+        offsets = tuple(int(o) for o in np.concatenate(([0], np.cumsum(sizes)[:-1]))) if sizes else ()
+        return cls(names, shapes, offsets, sizes, tuple(channels_last and len(shape) == 4 for shape in shapes))
+
+    @property
+    def numel(self) -> int:
+        """Number of weights of the model."""
+        return sum(self.sizes)
+
+    def slices(self) -> Iterator[slice]:
+        """The part of the flat vector that each tensor has, in order."""
+        return (slice(offset, offset + size) for offset, size in zip(self.offsets, self.sizes, strict=True))
+
+    def blocks(self) -> Iterator[tuple[int, slice]]:
+        """Pairs (number of the tensor, slice of the flat vector): cache-sized pieces, none across two tensors."""
+        for tensor, (offset, size) in enumerate(zip(self.offsets, self.sizes, strict=True)):
+            for start in range(offset, offset + size, _BLOCK):
+                yield tensor, slice(start, min(start + _BLOCK, offset + size))
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Each tensor of the flat vector under its name, in its own shape; views, not copies."""
+        out = {}
+        for name, shape, part, last in zip(self.names, self.shapes, self.slices(), self.channels_last, strict=True):
+            if last:
+                o, i, h, w = shape
+                out[name] = flat[part].view(o, h, w, i).permute(0, 3, 1, 2)
+            else:
+                out[name] = flat[part].view(shape)
+        return out
+
+    def percentiles(self, flat: Tensor, t: float) -> list[float]:
+        """Per tensor the entry of rank round_half_even((n-1) * t/100) of the ascending magnitudes (0 for an empty one)."""
+        return [percentile(flat[part], t) if part.stop > part.start else 0.0 for part in self.slices()]
+
+    def compress(self, flat: Tensor, keep: float | None, fidelity: str = "paper") -> Message:
+        """C_R of every tensor of `flat`: keep in (0, 1] is the fraction sent of each, None sends everything, dense."""
+        if keep is None:
+            return Message(self, flat, None, self.sizes)
+        chosen, counts = [], []
+        for tensor, part in enumerate(self.slices()):
+            size = self.sizes[tensor]
+            if fidelity == "authors":
+                found = select_above_rank(flat[part], round(keep * size) + 2)
+            else:
+                order = self._ordinary_index(tensor) if self.channels_last[tensor] else None
+                found = select(flat[part], max(1, round(keep * size)), order)
+            chosen.append(found + part.start)
+            counts.append(found.numel())
+        indices = torch.cat(chosen)
+        return Message(self, flat[indices], indices, tuple(counts))
+
+    def _ordinary_index(self, tensor: int) -> Callable[[np.ndarray], np.ndarray]:
+        o, i, h, w = self.shapes[tensor]
+
+        def ordinary(stored: np.ndarray) -> np.ndarray:
+            at_o, at_h, at_w, at_i = np.unravel_index(stored, (o, h, w, i))
+            return np.ravel_multi_index((at_o, at_i, at_h, at_w), (o, i, h, w))
+
+        return ordinary
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a client sends: values at flat indices, or, with indices None, a whole dense vector.
+
+    `counts` is the number of entries sent of each tensor of `layout`.
+    """
+
+    layout: Layout
+    values: Tensor
+    indices: Tensor | None
+    counts: tuple[int, ...]
+
+    def add_to(self, flat: Tensor) -> None:
+        """Add the message to a flat vector, in place."""
+        if self.indices is None:
+            flat += self.values
+        else:
+            flat.index_add_(0, self.indices, self.values)
+
+    def take_from(self, flat: Tensor) -> None:
+        """Set what was sent to exactly 0 in the vector it was chosen from, in place: the residual u - m."""
+        if self.indices is None:
+            flat.zero_()
+        else:
+            flat[self.indices] = 0
+
+    @property
+    def bits(self) -> int:
+        """Size on the wire: per tensor (entries sent) * (32 + ceil(log2(numel))); a dense tensor 32 * numel."""
+        if self.indices is None:
+            return 32 * self.layout.numel
+        return sum(
+            count * (32 + index_bits(size)) for count, size in zip(self.counts, self.layout.sizes, strict=True)
+        )
+
+
+def index_bits(numel: int) -> int:
+    """ceil(log2(numel)), exactly: the bits that name one of `numel` entries (0 for a single one)."""
+    return max(numel - 1, 0).bit_length()
+
+
+def select(x: Tensor, count: int, ordinary: Callable[[np.ndarray], np.ndarray] | None = None) -> Tensor:
+    """Indices, ascending, of the `count` largest magnitudes of the vector x, ties broken by the lowest index.
+
+    An entry that is exactly 0 is never chosen, so the answer may be shorter than `count`. `ordinary` maps indices of x to
+    those that break ties where x is stored in another order. Equal to a full stable sort, in about one pass over x where
+    `count` is a small part of it: a magnitude below the count-th largest of the blocks' maxima cannot be among the largest.
+    """
+    if x.is_cuda:
+        return _select_cuda(x, count, ordinary)
+    size = x.numel()
+    values = x.numpy()
+    # The largest power of two for which the blocks that hold survivors are at most an eighth of the tensor.
+    block = min(_MAX_BLOCK, 1 << (size // (8 * count)).bit_length() >> 1)
+    if block < _MIN_BLOCK:
+        return torch.from_numpy(_exact(np.abs(values), count, None, ordinary))
+    whole = size // block
+    low, high = torch.aminmax(x[: whole * block].view(whole, block), dim=1)
+    peaks = torch.maximum(high, low.neg_()).numpy()
+    bound = np.partition(peaks, whole - count)[whole - count]
+    rows = np.flatnonzero(peaks >= bound)
+    candidates = (rows[:, None] * block + np.arange(block)).ravel()
+    candidates = np.concatenate((candidates, np.arange(whole * block, size)))
+    magnitudes = np.abs(values[candidates])
+    worthy = magnitudes >= bound
+    return torch.from_numpy(_exact(magnitudes[worthy], count, candidates[worthy], ordinary))
+
+
+def _exact(
+    magnitudes: np.ndarray,
+    count: int,
+    indices: np.ndarray | None,
+    ordinary: Callable[[np.ndarray], np.ndarray] | None,
+) -> np.ndarray:
+    """The `count` largest of `magnitudes`, as positions or, where given, as the ascending `indices` they stand for."""
+    if count >= magnitudes.size:
+        chosen = np.flatnonzero(magnitudes)
+    else:
+        rank = magnitudes.size - count
+        threshold = np.partition(magnitudes, rank)[rank]
+        chosen = np.flatnonzero(magnitudes > threshold)
+        missing = count - chosen.size
+        if threshold > 0 and missing:
+            ties = np.flatnonzero(magnitudes == threshold)
+            if ordinary is not None and ties.size > missing:
+                stored = ties if indices is None else indices[ties]
+                ties = ties[np.argsort(ordinary(stored), kind="stable")]
+            chosen = np.sort(np.concatenate((chosen, ties[:missing])))
+    return chosen if indices is None else indices[chosen]
+
+
+def _select_cuda(x: Tensor, count: int, ordinary: Callable[[np.ndarray], np.ndarray] | None) -> Tensor:
+    magnitudes = x.abs()
+    if count >= x.numel():
+        return magnitudes.nonzero().flatten()
+    threshold = magnitudes.topk(count, sorted=True).values[-1]
+    chosen = (magnitudes > threshold).nonzero().flatten()
+    if threshold == 0 or chosen.numel() == count:
+        return chosen
+    ties = (magnitudes == threshold).nonzero().flatten()
+    missing = count - chosen.numel()
+    if ordinary is not None and ties.numel() > missing:
+        ties = ties[torch.from_numpy(np.argsort(ordinary(ties.cpu().numpy()), kind="stable")).to(x.device)]
+    return torch.cat((chosen, ties[:missing])).sort().values
+
+
+def select_above_rank(x: Tensor, rank: int) -> Tensor:
+    """Indices, ascending, of the magnitudes strictly larger than the `rank`-th largest (fidelity "authors").
+
+    Where there are fewer than `rank` entries every one that is not 0 is chosen.
+    """
+    magnitudes = x.abs()
+    if rank > x.numel():
+        return magnitudes.nonzero().flatten()
+    if x.is_cuda:
+        threshold = magnitudes.topk(rank, sorted=True).values[-1]
+        return (magnitudes > threshold).nonzero().flatten()
+    at = x.numel() - rank
+    array = magnitudes.numpy()
+    return torch.from_numpy(np.flatnonzero(array > np.partition(array, at)[at]))
+
+
+def percentile(x: Tensor, t: float) -> float:
+    """The entry of rank round_half_even((n-1) * t/100) of the ascending magnitudes of the vector x; t in [0, 100]."""
+    rank = round((x.numel() - 1) * t / 100)
+    if x.is_cuda:
+        return float(x.abs().kthvalue(rank + 1).values)
+    return float(np.partition(np.abs(x.numpy()), rank)[rank])
