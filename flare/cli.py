@@ -1,6 +1,7 @@
 """The one command line: python -m flare fetch | train | tabulate | plot | show | check.
 
-The rules of the workflow are thin calls of it. A wrong argument or setting is one line and exit code 2, before any work.
+The rules of the workflow are thin calls of it. A wrong argument or setting is one line and exit code 2, before any
+work.
 """
 
 from __future__ import annotations

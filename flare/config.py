@@ -28,7 +28,12 @@ class ConfigError(ValueError):
 
 
 def setting(
-    default: Any, *, doc: str, low: float | None = None, high: float | None = None, words: tuple[str, ...] = ()
+    default: Any,
+    *,
+    doc: str,
+    low: float | None = None,
+    high: float | None = None,
+    words: tuple[str, ...] = (),
 ) -> Any:
     """A field of a settings dataclass: its default, inclusive range, words allowed instead of a number, and meaning."""
     return dataclasses.field(default=default, metadata={"doc": doc, "low": low, "high": high, "words": words})
@@ -71,7 +76,7 @@ def check_settings(cls: type, given: Mapping[str, Any], where: str) -> Any:
 
 def _check_value(key: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     low, high, words = (field.metadata[name] for name in ("low", "high", "words"))
-    kind = type(field.default)
+    kind: Any = type(field.default)
     allowed = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
     if low is not None:
         allowed += f", at least {low}"
@@ -195,11 +200,16 @@ def _in_words(error: jsonschema.ValidationError) -> str:
 
 def _check_experiment(where: str, experiment: Mapping[str, Any]) -> None:
     from flare import algorithms, datasets, models
+    from flare.datasets import partition
 
     choose(f"{where}.dataset", experiment["dataset"], datasets.names())
     choose(f"{where}.model", experiment["model"], models.names())
     model = models.load(experiment["model"])
     check_settings(model.Settings, experiment.get("model_settings", {}), f"{where}.model_settings")
+    try:
+        partition.check(experiment.get("partition", {}))
+    except ConfigError as problem:
+        raise ConfigError(f"{where}.{problem}") from None
     available = experiment.get("available")
     if available is not None and available > experiment["clients"]:
         raise ConfigError(f"{where}.available: {available} is not allowed; at most clients, {experiment['clients']}")
@@ -221,7 +231,13 @@ def check_spelling(key: str, keep: str) -> None:
         return
     mantissa, exponent = f"{fraction:.0e}".split("e")
     short = f"{mantissa}e{int(exponent)}"
-    canonical = "1" if fraction == 1 else short if fraction < 0.1 and float(short) == fraction else f"{fraction:.12f}".rstrip("0")
+    canonical = (
+        "1"
+        if fraction == 1
+        else short
+        if fraction < 0.1 and float(short) == fraction
+        else f"{fraction:.12f}".rstrip("0")
+    )
     if keep != canonical:
         raise ConfigError(f"{key}: {keep!r} is not allowed; write it {canonical!r}, so that a run has one name")
 
@@ -238,7 +254,9 @@ def runs(config: Mapping[str, Any]) -> list[Run]:
             settings = dict(settings or {})
             overrides = {key: settings.pop(key) for key in OVERRIDES if key in settings}
             keeps = ["dense"] if algorithms.load(method).dense else experiment["keep"]
-            for keep, epochs, seed in itertools.product(keeps, experiment.get("local_epochs", [1]), experiment["seeds"]):
+            for keep, epochs, seed in itertools.product(
+                keeps, experiment.get("local_epochs", [1]), experiment["seeds"]
+            ):
                 run = Run(
                     **{**common, **overrides},
                     experiment=name,

@@ -99,7 +99,16 @@ def git_commit() -> str | None:
     """Commit of the code that runs, with "-dirty" where a tracked file was changed; None outside a repository."""
     try:
         said = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            [
+                "git",
+                "-C",
+                str(Path(__file__).parent),
+                "describe",
+                "--always",
+                "--abbrev=40",
+                "--dirty",
+                "--exclude=*",
+            ],
             capture_output=True,
             text=True,
             timeout=10,

@@ -1,8 +1,9 @@
 """The simulation: the only round loop and the only local-training loop.
 
-One round is that of federated averaging (McMahan et al., arXiv 1602.05629, algorithm 1): the server sends w to the clients
-that answer, each trains from w with a fresh heavy-ball SGD, the method turns its difference d_k = w_k - w into a message,
-and the server adds the unweighted mean of the messages. Everything a method needs is in `flare.algorithms`.
+One round is that of federated averaging (McMahan et al., arXiv 1602.05629, algorithm 1): the server sends w to the
+clients that answer, each trains from w with a fresh heavy-ball SGD, the method turns its difference d_k = w_k - w
+into a message, and the server adds the unweighted mean of the messages. Everything a method needs is in
+`flare.algorithms`.
 
 All weights lie in one flat vector and the model's tensors are views of it. The velocity is where autograd accumulates:
 v is scaled by the momentum before the backward pass, which then adds the gradient to it, so no gradient is stored.
@@ -25,6 +26,7 @@ from torch.nn.functional import cross_entropy
 from flare import algorithms
 from flare.config import ConfigError, check_keep, check_settings, choose
 from flare.sparsify import Layout, Message
+from flare.staleness import COLUMNS, Staleness
 
 FIDELITIES = ("paper", "authors")
 HISTORY = ("round", "uplink_bits", "downlink_bits", "train_loss", "test_loss", "test_accuracy")
@@ -35,7 +37,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def double_softmax(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of a softmax of a softmax, as in the FLARE authors' CNN: mean of -p_y + log sum exp p, p = softmax."""
+    """Cross-entropy of a softmax of a softmax p, as in the FLARE authors' CNN: mean of -p_y + log sum exp p."""
     return cross_entropy(logits.softmax(1), targets)
 
 
@@ -62,31 +64,34 @@ def simulate(
     on_round: Callable[[int, dict[str, Tensor]], None] | None = None,
     on_evaluate: Callable[[dict[str, Any]], None] | None = None,
     shuffle: bool = False,
+    staleness: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Run federated training of `model` and return its history and the final server weights.
 
-    model: its weights are the start; it is not changed. Its trainable parameters are federated, frozen ones are constants.
-    clients: (inputs, targets) of each client, first dimension samples; targets as `loss` takes them, class indices of shape
-        (N,) or (N, T) for outputs of shape (N, classes) or (N, classes, T).
+    model: its weights are the start; it is not changed. Trainable parameters are federated, frozen ones are constants.
+    clients: (inputs, targets) of each client, first dimension samples; targets as `loss` takes them, class indices of
+        shape (N,) or (N, T) for outputs of shape (N, classes) or (N, classes, T).
     test: such a pair; it is only measured, nothing is chosen by it.
     method, settings: name of a file of flare/algorithms and its own settings ({} for its defaults).
-    keep: fraction of each tensor's entries that is sent, in (0, 1], number or string; "dense" or None sends all. A dense
-        method ignores it.
+    keep: fraction of each tensor's entries that is sent, in (0, 1], number or string; "dense" or None sends all. A
+        dense method ignores it.
     rounds, local_epochs, batch_size: at least 1. The last, smaller batch of an epoch is used.
     learning_rate > 0, momentum in [0, 1): heavy-ball SGD, started afresh every round.
-    available: how many clients answer a round, drawn without replacement from `seed` and the round alone; all by default.
+    available: how many clients answer a round (default: all), drawn without replacement from `seed` and the round.
     participants: instead of drawing, the indices of the clients that answer, one list a round.
     fidelity: "paper", or "authors" for the habits of the authors' program.
     evaluate_every: rounds between two evaluations; the first and the last round are always evaluated.
     seed: of the draw of clients, of shuffling and of dropout; 0 or more.
     shuffle: draw the order of a client's samples anew every epoch instead of keeping it.
+    staleness: also measure how stale what the clients keep is: the columns of flare.staleness.COLUMNS.
     on_round(round, weights): called after each completed round with the server's weights, copies by parameter name.
     on_evaluate(row): called with each row of the history as it comes.
 
-    The history has one row per evaluation: round (from 0), uplink_bits and downlink_bits (sums over clients and rounds so
-    far), train_loss (mean over clients of their mean batch loss in that round), test_loss, test_accuracy.
-    `history.attrs` says status ("finished" or "diverged"), diverged_round, rounds (completed), dense_bits (the uplink had
-    every message been dense) and parameters. A run whose loss or weights are no longer finite has diverged and ends there.
+    The history has one row per evaluation: round (from 0), uplink_bits and downlink_bits (sums over clients and
+    rounds so far), train_loss (mean over clients of their mean batch loss in that round), test_loss, test_accuracy.
+    `history.attrs` says status ("finished" or "diverged"), diverged_round, rounds (completed), dense_bits (the uplink
+    had every message been dense) and parameters. A run whose loss or weights are no longer finite has diverged and
+    ends there.
     Raises ConfigError, one line, for an argument out of its range.
     """
     chosen = algorithms.load(method)
@@ -117,6 +122,7 @@ def simulate(
             for name in chosen.state
         }
         total = torch.zeros_like(server)
+        stale = Staleness(len(clients), layout) if staleness else None
         uplink = downlink = dense = completed = 0
         first_loss: float | None = None
         diverged: int | None = None
@@ -127,7 +133,9 @@ def simulate(
             if chosen.budget:
                 loss_now, _ = federation.evaluate(server, *federation.training_data)
                 first_loss = loss_now if first_loss is None else first_loss
-                limited, epochs = chosen.budget(1.0 if fraction is None else fraction, local_epochs, loss_now, first_loss)
+                limited, epochs = chosen.budget(
+                    1.0 if fraction is None else fraction, local_epochs, loss_now, first_loss
+                )
                 budget = None if fraction is None else limited
 
             def compress(vector: Tensor, budget: float | None = budget) -> Message:
@@ -135,6 +143,8 @@ def simulate(
 
             total.zero_()
             losses = []
+            if stale:
+                stale.begin()
             for client in ids:
                 state = {name: rows[client] for name, rows in memory.items()}
                 pull = chosen.pull(round_, server, state, own, layout) if chosen.pull else None
@@ -153,7 +163,12 @@ def simulate(
                     seed=_mix(seed, round_, client),
                 )
                 losses.append(local_loss)
-                message = chosen.message(federation.weights.sub_(server), state, compress)
+                difference = federation.weights.sub_(server)
+                if stale:
+                    stale.before(difference, state.get("accumulator"))
+                message = chosen.message(difference, state, compress)
+                if stale:
+                    stale.after(client, round_, message, state.get("accumulator"))
                 chosen.receive(total, message, state)
                 uplink += message.bits
                 downlink += 32 * layout.numel
@@ -170,6 +185,8 @@ def simulate(
                 if not math.isfinite(test_loss):
                     diverged = round_
                     break
+                if stale:
+                    row |= stale.measure(round_)
                 history.append(row)
                 if on_evaluate:
                     on_evaluate(row)
@@ -177,7 +194,7 @@ def simulate(
             if on_round:
                 on_round(round_, {name: view.clone() for name, view in layout.views(server).items()})
 
-    frame = pd.DataFrame(history, columns=list(HISTORY))
+    frame = pd.DataFrame(history, columns=[*HISTORY, *(COLUMNS if staleness else ())])
     frame.attrs = {
         "status": "finished" if diverged is None else "diverged",
         "diverged_round": diverged,
@@ -222,9 +239,7 @@ def _answering(
 class _Federation:
     """The model on flat storage and the data, prepared once: trains a client, evaluates weights."""
 
-    def __init__(
-        self, model: nn.Module, clients: Sequence[Pair], test: Pair, loss: Loss, device: torch.device
-    ) -> None:
+    def __init__(self, model: nn.Module, clients: Sequence[Pair], test: Pair, loss: Loss, device: torch.device) -> None:
         self.model = copy.deepcopy(model).to(device)
         parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not parameters:
@@ -234,7 +249,9 @@ class _Federation:
             raise ConfigError(f"model: parameters of type {sorted(map(str, dtypes))}; all float32, or all float64")
         for name, buffer in self.model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
-                raise ConfigError(f"model: {name} is a batch-norm statistic, which no method here federates; use group norm")
+                raise ConfigError(
+                    f"model: {name} is a batch-norm statistic, which no method here federates; use group norm"
+                )
             buffer.requires_grad_(False)
         self.dtype = next(iter(dtypes))
         self.device = device
@@ -254,7 +271,7 @@ class _Federation:
         for number, (inputs, targets) in enumerate(clients):
             if len(inputs) == 0 or len(inputs) != len(targets):
                 raise ConfigError(
-                    f"clients: client {number} has {len(inputs)} inputs and {len(targets)} targets; as many, at least one"
+                    f"clients: client {number} has {len(inputs)} inputs and {len(targets)} targets; as many, at least 1"
                 )
         self.clients = [self._prepare(pair) for pair in clients]
         self.test = self._prepare(test)
@@ -288,7 +305,7 @@ class _Federation:
         shuffle: bool,
         seed: int,
     ) -> Tensor:
-        """Local training of one client from the server's weights; leaves w_k in `self.weights`, returns its mean loss."""
+        """Train one client from the server's weights; leaves w_k in `self.weights`, returns the mean batch loss."""
         weights, velocity = self.weights, self.velocity
         weights.copy_(server)
         velocity.zero_()
@@ -301,7 +318,7 @@ class _Federation:
                 if step:
                     velocity.mul_(momentum)
                 loss = self.loss(self.model(inputs), targets)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 losses.append(loss.detach())
                 if pull and (pull_steps is None or step < pull_steps):
                     pull(velocity, weights)

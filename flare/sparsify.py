@@ -27,8 +27,9 @@ _MAX_BLOCK, _MIN_BLOCK = 4096, 64
 class Layout:
     """Where each tensor of a model lies in the flat vector.
 
-    `channels_last[i]` says that tensor i, of shape (O, I, H, W), is stored in the order O, H, W, I: the order in which CPU
-    convolutions are fastest. Flat indices that matter to the method (ties) are always those of the ordinary order.
+    `channels_last[i]` says that tensor i, of shape (O, I, H, W), is stored in the order O, H, W, I: the order in
+    which CPU convolutions are fastest. Flat indices that matter to the method (ties) are always those of the ordinary
+    order.
     """
 
     names: tuple[str, ...]
@@ -73,7 +74,7 @@ class Layout:
         return out
 
     def percentiles(self, flat: Tensor, t: float) -> list[float]:
-        """Per tensor the entry of rank round_half_even((n-1) * t/100) of the ascending magnitudes (0 for an empty one)."""
+        """Per tensor the entry of rank round_half_even((n-1) * t/100) of the ascending magnitudes; 0 for an empty one."""
         return [percentile(flat[part], t) if part.stop > part.start else 0.0 for part in self.slices()]
 
     def compress(self, flat: Tensor, keep: float | None, fidelity: str = "paper") -> Message:
@@ -134,9 +135,7 @@ class Message:
         """Size on the wire: per tensor (entries sent) * (32 + ceil(log2(numel))); a dense tensor 32 * numel."""
         if self.indices is None:
             return 32 * self.layout.numel
-        return sum(
-            count * (32 + index_bits(size)) for count, size in zip(self.counts, self.layout.sizes, strict=True)
-        )
+        return sum(count * (32 + index_bits(size)) for count, size in zip(self.counts, self.layout.sizes, strict=True))
 
 
 def index_bits(numel: int) -> int:
@@ -147,9 +146,10 @@ def index_bits(numel: int) -> int:
 def select(x: Tensor, count: int, ordinary: Callable[[np.ndarray], np.ndarray] | None = None) -> Tensor:
     """Indices, ascending, of the `count` largest magnitudes of the vector x, ties broken by the lowest index.
 
-    An entry that is exactly 0 is never chosen, so the answer may be shorter than `count`. `ordinary` maps indices of x to
-    those that break ties where x is stored in another order. Equal to a full stable sort, in about one pass over x where
-    `count` is a small part of it: a magnitude below the count-th largest of the blocks' maxima cannot be among the largest.
+    An entry that is exactly 0 is never chosen, so the answer may be shorter than `count`. `ordinary` maps indices of
+    x to those that break ties where x is stored in another order. Equal to a full stable sort, in about one pass over
+    x where `count` is a small part of it: a magnitude below the count-th largest of the blocks' maxima cannot be
+    among the largest.
     """
     if x.is_cuda:
         return _select_cuda(x, count, ordinary)

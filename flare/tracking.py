@@ -1,8 +1,8 @@
 """The mirror of a run in Weights & Biases, and nothing else that knows W&B.
 
-The files of a run are the truth, the mirror is for browsing: whatever goes wrong with it is said in one line and training
-goes on. Offline by default, so no account is needed. Everything W&B writes stays in the run's own folder, because parallel
-runs with a common one race for its links.
+The files of a run are the truth, the mirror is for browsing: whatever goes wrong with it is said in one line and
+training goes on. Offline by default, so no account is needed. Everything W&B writes stays in the run's own folder,
+because parallel runs with a common one race for its links.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,7 @@ class Mirror:
         import wandb
 
         folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / "wandb", ignore_errors=True)  # the mirror of an earlier try of this run
         settings = dataclasses.asdict(run)
         started = wandb.init(
             mode=mode,  # type: ignore[arg-type]

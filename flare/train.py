@@ -24,8 +24,8 @@ def train(
 ) -> dict[str, Any]:
     """Carry out the run and write rounds.csv and run.json into `output`; returns what run.json says.
 
-    data: folder of the prepared data sets (`python -m flare fetch`). threads: torch's, on the CPU. wandb: offline, online
-    or disabled. Same run, same files but for the wall time, on one kind of machine.
+    data: folder of the prepared data sets (`python -m flare fetch`). threads: torch's, on the CPU. wandb: offline,
+    online or disabled. Same run, same files but for the wall time, on one kind of machine.
     """
     _keep_freed_memory()
     import torch
@@ -77,10 +77,18 @@ def train(
         shuffle=run.shuffle,
     )
     summary = write_run(
-        output, run, history, weights, wall_seconds=time.perf_counter() - started, device=device, threads=threads
+        output,
+        run,
+        history,
+        weights,
+        wall_seconds=time.perf_counter() - started,
+        device=device,
+        threads=threads,
     )
     progress.close(summary)
-    mirror.finish({key: summary[key] for key in ("status", "final_accuracy", "best_accuracy", "compression", "result_hash")})
+    mirror.finish(
+        {key: summary[key] for key in ("status", "final_accuracy", "best_accuracy", "compression", "result_hash")}
+    )
     return summary
 
 
@@ -97,7 +105,9 @@ def _data(run: Run, data: Path, scale: float) -> tuple[list[tuple[Any, Any]], tu
         if run.pad_to:
             missing = [run.pad_to - size for size in (prepared.shape[-1], prepared.shape[-2])]
             if min(missing) < 0:
-                raise ConfigError(f"pad_to: {run.pad_to} is not allowed; at least {max(prepared.shape[-2:])}, the images' size")
+                raise ConfigError(
+                    f"pad_to: {run.pad_to} is not allowed; at least {max(prepared.shape[-2:])}, the images' size"
+                )
             edges = [edge for total in missing for edge in (total // 2, total - total // 2)]
             prepared = torch.nn.functional.pad(prepared, edges)
         return prepared, torch.from_numpy(targets).long()
@@ -159,9 +169,14 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         accuracy = summary["final_accuracy"]
-        reached = "no evaluation" if accuracy is None else f"final accuracy {accuracy:.4f}, best {summary['best_accuracy']:.4f}"
+        reached = (
+            "no evaluation"
+            if accuracy is None
+            else f"final accuracy {accuracy:.4f}, best {summary['best_accuracy']:.4f}"
+        )
         where = "" if summary["diverged_round"] is None else f" in round {summary['diverged_round']}"
-        print(f"{summary['status']}{where}: {reached}, uplink {megabytes(summary['uplink_bits'])}, {summary['wall_seconds']:.1f} s")
+        cost = f"uplink {megabytes(summary['uplink_bits'])}, {summary['wall_seconds']:.1f} s"
+        print(f"{summary['status']}{where}: {reached}, {cost}")
 
 
 def megabytes(bits: int) -> str:

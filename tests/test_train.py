@@ -120,7 +120,14 @@ def test_images_are_padded_in_the_middle(data: Path) -> None:
 
 
 def test_missing_data_is_one_line_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["train", *RUN.flags().split(), "--data", str(tmp_path / "none"), "--output", str(tmp_path / "run")]
+    arguments = [
+        "train",
+        *RUN.flags().split(),
+        "--data",
+        str(tmp_path / "none"),
+        "--output",
+        str(tmp_path / "run"),
+    ]
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "python -m flare fetch --dataset digits" in error
@@ -136,13 +143,18 @@ def test_a_device_that_is_not_here_is_one_line(data: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("fault", ["import", "init", "log", "finish"])
 def test_nothing_that_wandb_does_stops_a_run(
-    fault: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fault: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     class Broken:
         class Settings:
             def __init__(self, **_: object) -> None: ...
 
-        summary: dict[str, object] = {}
+        def __init__(self) -> None:
+            self.summary: dict[str, object] = {}
 
         def init(self, **_: object) -> Broken:
             return self.step("init")
@@ -178,7 +190,8 @@ def test_a_mirrored_run_has_an_id_of_its_settings(data: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("bits", "text"), [(0, "0 B"), (8, "1 B"), (8 * 1500, "1.5 kB"), (8 * 2.5e6, "2.5 MB"), (8e15, "1e+03 TB")]
+    ("bits", "text"),
+    [(0, "0 B"), (8, "1 B"), (8 * 1500, "1.5 kB"), (8 * 2.5e6, "2.5 MB"), (8e15, "1e+03 TB")],
 )
 def test_sizes_for_people(bits: int, text: str) -> None:
     assert train.megabytes(bits) == text

@@ -44,7 +44,15 @@ pytestmark = pytest.mark.workflow
 
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        str(folder),
+    ]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=300)
 
@@ -75,7 +83,11 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def results(folder: Path) -> dict[str, bytes]:
     """Content of all that must not depend on how a sweep was run."""
-    files = [*folder.glob("results/runs/**/rounds.csv"), *folder.glob("results/tables/*"), *folder.glob("results/figures/**/*.*")]
+    files = [
+        *folder.glob("results/runs/**/rounds.csv"),
+        *folder.glob("results/tables/*"),
+        *folder.glob("results/figures/**/*.*"),
+    ]
     return {str(f.relative_to(folder)): f.read_bytes() for f in files if f.name != "costs.csv"}
 
 
@@ -111,9 +123,12 @@ def test_nothing_is_left_to_do(sweep: Path) -> None:
 
 def test_the_command_of_a_job_works_by_hand(sweep: Path, tmp_path: Path) -> None:
     run = config.runs(CONFIG)[-1]
-    command = f"{sys.executable} -m flare train {run.flags()} --output out --wandb disabled --data {shlex.quote(str(sweep / 'data'))}"
+    command = f"{sys.executable} -m flare train {run.flags()} --output out --wandb disabled"
+    command += f" --data {shlex.quote(str(sweep / 'data'))}"
     subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert (tmp_path / "out/rounds.csv").read_bytes() == (sweep / "results/runs" / run.folder / "rounds.csv").read_bytes()
+    assert (tmp_path / "out/rounds.csv").read_bytes() == (
+        sweep / "results/runs" / run.folder / "rounds.csv"
+    ).read_bytes()
 
 
 def test_a_changed_setting_plans_only_the_runs_it_touches(sweep: Path) -> None:
@@ -137,7 +152,11 @@ def test_a_new_seed_plans_only_its_runs(sweep: Path) -> None:
 
 
 def test_what_does_not_decide_a_result_plans_nothing(sweep: Path) -> None:
-    content = copy.deepcopy(CONFIG) | {"wandb": {"mode": "disabled", "project": "other"}, "threads": 2, "device": "cuda"}
+    content = copy.deepcopy(CONFIG) | {
+        "wandb": {"mode": "disabled", "project": "other"},
+        "threads": 2,
+        "device": "cuda",
+    }
     assert planned(sweep, content) == []
 
 

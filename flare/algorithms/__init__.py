@@ -1,8 +1,9 @@
 """The federated methods: one file each, found by listing this folder.
 
-A method is a `Method`: pure functions over explicit state. The one round loop, in `flare.simulation`, calls them; a method
-never loops over batches, clients or rounds. The functions work on flat vectors, all weights of a model in one, and say what
-they change in place. Nothing here imports torch, so that a configuration can be checked without the seconds that takes.
+A method is a `Method`: pure functions over explicit state. The one round loop, in `flare.simulation`, calls them; a
+method never loops over batches, clients or rounds. The functions work on flat vectors, all weights of a model in one,
+and say what they change in place. Nothing here imports torch, so that a configuration is checked without the seconds
+that takes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class NoSettings:
 
 
 def error_feedback(difference: Tensor, state: State, compress: Compress) -> Message:
-    """u = d_k + A_k, m_k = C_R(u), A_k <- u - m_k (Stich et al., arXiv 1809.07599, algorithm 1). Overwrites `difference`.
+    """u = d_k + A_k, m_k = C_R(u), A_k <- u - m_k: Stich et al., arXiv 1809.07599, algorithm 1.
+
+    Overwrites `difference`.
 
     m_k + A_k = u exactly: every entry of u is in one of the two, and the other is 0 there.
     """
@@ -49,13 +52,13 @@ def _add_message(total: Tensor, message: Message, state: State) -> None:
 class Method:
     """What one federated method does, in the symbols of McMahan et al., arXiv 1602.05629.
 
-    message(difference, state, compress): d_k = w_k - w and the client's state become the message m_k; `difference` and the
-        vectors of `state` may be overwritten. `compress` is C_R at this round's budget (everything, for a dense run).
+    message(difference, state, compress): d_k = w_k - w and the client's state become the message m_k; `difference` and
+        the vectors of `state` may be overwritten. `compress` is C_R at this round's budget (all, for a dense run).
     settings: frozen dataclass of the method's own settings, each a `flare.config.setting` with its range.
     state: names of the vectors that a client keeps between rounds; they start at 0.
     dense: the method does not compress, so `keep` does not apply to it.
-    pull(round, start, state, settings, layout): extra gradient of the local steps, or None where there is none this round.
-        Returns (steps, add): `add(gradient, weights)` adds it in place, on the first `steps` steps (None: on every step).
+    pull(round, start, state, settings, layout): extra gradient of the local steps, or None where there is none.
+        Returns (steps, add): `add(gradient, weights)` adds it in place, on the first `steps` steps (None: on all).
     receive(total, message, state): the server adds what client k contributes to `total`; w <- w + total / clients.
     budget(keep, local_epochs, loss, first_loss): this round's (keep, local_epochs), from the mean training loss of the
         server's weights now and in round 0.

@@ -1,8 +1,8 @@
-"""EF21: Richtarik, Sokolov & Fatkhullin, "EF21: A New, Simpler, Theoretically Better, and Practically Faster Error
-Feedback", arXiv 2106.05203, algorithm 1.
+"""EF21: Richtarik, Sokolov & Fatkhullin, "EF21: A New, Simpler, Theoretically Better, and Practically Faster
+Error Feedback", arXiv 2106.05203, algorithm 1.
 
-Client and server keep the same estimate G_k of the client's difference: q = C_R(d_k - G_k) is sent, G_k <- G_k + q, and the
-server applies the mean of the answering clients' updated G_k. keep = 1 is FedAvg to rounding.
+Client and server keep the same estimate G_k of the client's difference: q = C_R(d_k - G_k) is sent, G_k <- G_k + q,
+and the server applies the mean of the answering clients' updated G_k. keep = 1 is FedAvg to rounding.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""FedProx: Li et al., "Federated Optimization in Heterogeneous Networks", arXiv 1812.06127, with Top-K error correction.
+"""FedProx: Li et al., "Federated Optimization in Heterogeneous Networks", arXiv 1812.06127, here with Top-K error
+correction.
 
 Every local step minimises f_k(v) + mu_r * sum_i (v_i - w_i)^2, without the factor 1/2, mu_r = mu / mu_decay^(r+1); the
 message is that of Top-K, as Greidi & Cohen (arXiv 2312.13795) ran it. `keep: dense` is plain FedProx.
-Limits: mu = 0 is Top-K (FedAvg when dense), bit for bit; with one local step a round the proximal gradient is exactly 0.
+Limits: mu = 0 is Top-K (FedAvg when dense), bit for bit; with one local step a round the proximal gradient is 0.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """FFL: Nori, Yun & Kim, "Fast Federated Learning by Balancing Communication Trade-Offs", arXiv 2105.11028.
 
-Top-K with error correction whose budget follows the loss: with L_r the mean training loss over the clients' own data at the
-current server weights, R_r = min(1, R * (L_0/L_r)^(1/3)) and E_r = max(1, round_half_even(E * (L_r/L_0)^(1/3))).
+Top-K with error correction whose budget follows the loss: with L_r the mean training loss over the clients' own data at
+the current server weights, R_r = min(1, R * (L_0/L_r)^(1/3)) and E_r = max(1, round_half_even(E * (L_r/L_0)^(1/3))).
 The test set is never looked at. While the loss is constant it is Top-K, bit for bit.
 """
 

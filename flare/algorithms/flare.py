@@ -47,6 +47,4 @@ def pull(round, start, state, settings, layout):
     return steps, add
 
 
-METHOD = Method(
-    message=error_feedback, settings=Settings, state=("accumulator",), pull=pull, restarts_momentum=True
-)
+METHOD = Method(message=error_feedback, settings=Settings, state=("accumulator",), pull=pull, restarts_momentum=True)

@@ -8,5 +8,4 @@ from __future__ import annotations
 
 from flare.algorithms import Method, error_feedback
 
-
 METHOD = Method(message=error_feedback, state=("accumulator",))

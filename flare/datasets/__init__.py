@@ -23,13 +23,11 @@ from typing import Any
 import numpy as np
 
 from flare.config import choose
-from flare.datasets._fetching import replacing
+from flare.datasets._fetching import DataError, replacing
+
+__all__ = ["SPLITS", "DataError", "Split", "fetch", "load", "module", "names"]
 
 SPLITS = ("train", "test")
-
-
-class DataError(ValueError):
-    """A data set cannot be had, or a file is bad; the message names it, what was expected and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +111,7 @@ def load(name: str, data: Path, split: str) -> Split:
                 found = {key: arrays[key] for key in arrays.files}
                 return Split(source=_manifest(name, Path(data))["source"], **found)
         except (ValueError, TypeError, KeyError) as error:
-            raise DataError(
-                f"{Path(data) / name / split}.npz: not a data file of this version ({error})"
-            ) from error
+            raise DataError(f"{Path(data) / name / split}.npz: not a data file of this version ({error})") from error
 
 
 def _manifest(name: str, data: Path) -> dict[str, Any]:
@@ -157,17 +153,11 @@ def _check(part: Split, what: str, source: ModuleType) -> None:
     """Hold a module to its word before anything is written."""
     inputs, targets, clients = part.inputs, part.targets, part.clients
     if inputs.dtype != np.uint8 or inputs.shape[1:] != source.SHAPE or not len(inputs):
-        raise DataError(
-            f"{what}: inputs are {inputs.dtype} {inputs.shape}, expected uint8 (N, *{source.SHAPE})"
-        )
+        raise DataError(f"{what}: inputs are {inputs.dtype} {inputs.shape}, expected uint8 (N, *{source.SHAPE})")
     if targets.dtype != np.int64 or len(targets) != len(inputs):
-        raise DataError(
-            f"{what}: targets are {targets.dtype} {targets.shape}, expected int64, {len(inputs)} rows"
-        )
+        raise DataError(f"{what}: targets are {targets.dtype} {targets.shape}, expected int64, {len(inputs)} rows")
     if targets.min() < 0 or targets.max() >= source.CLASSES:
         span = f"{targets.min()}..{targets.max()}"
         raise DataError(f"{what}: targets are in {span}, expected 0..{source.CLASSES - 1}")
     if clients is not None and (clients.dtype != np.int64 or clients.shape != (len(inputs),)):
-        raise DataError(
-            f"{what}: clients are {clients.dtype} {clients.shape}, expected int64 ({len(inputs)},)"
-        )
+        raise DataError(f"{what}: clients are {clients.dtype} {clients.shape}, expected int64 ({len(inputs)},)")

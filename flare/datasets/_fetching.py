@@ -1,15 +1,24 @@
-"""What fetching needs: files that are whole or absent, and commands that end."""
+"""What fetching needs: files that are whole or absent, archives of a known checksum, commands that end."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import shutil
 import subprocess
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+class DataError(ValueError):
+    """A data set cannot be had, or a file is bad; the message names it, what was expected and what to do."""
 
 
 @contextmanager
@@ -27,17 +36,58 @@ def replacing(path: Path) -> Iterator[BufferedRandom]:
         partial.unlink(missing_ok=True)
 
 
-def keep(path: Path, folder: Path) -> None:
-    """Put a copy of a downloaded file into `folder`, so that it need not be downloaded again."""
+def keep(path: Path, folder: Path) -> Path:
+    """Put a copy of a downloaded file into `folder`, so that it is there the next time; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(path, "rb") as source, replacing(folder / path.name) as out:
         shutil.copyfileobj(source, out)
+    return folder / path.name
+
+
+def no_source(name: str, tried: Iterable[str], files: str, folder: Path) -> DataError:
+    """The error for a data set that no source has: what was tried, why each failed, and what to do."""
+    remedy = f"what to do: put {files} into {folder / 'raw'} and fetch again"
+    return DataError("\n  ".join([f"{name}: no source has it", *tried, remedy]))
+
+
+def archive(
+    folder: Path, file: str, algorithm: str, checksum: str, source: str, download: Callable[[Path], None]
+) -> tuple[Path, str]:
+    """The path of `file`, of that checksum, and the source it came from.
+
+    Looked for in folder/raw, folder and the data folder; else `download`, whose title is `source`, is to put
+    it into the empty folder that it is given, and it is kept in folder/raw. A bad file is noted in the log
+    and passed over. Raises DataError where the file cannot be had.
+    """
+
+    def problem(path: Path) -> str:
+        with open(path, "rb") as opened:
+            found = hashlib.file_digest(opened, algorithm).hexdigest()
+        return "" if found == checksum else f"{path}: {algorithm} is {found}, expected {checksum}"
+
+    places = (folder / "raw", folder, folder.parent)
+    tried = []
+    for path in (place / file for place in places):
+        if path.is_file():
+            bad = problem(path)
+            if not bad:
+                return path, "the data folder"
+            log.warning("%s: the data folder is skipped: %s", folder.name, bad)
+            tried.append(f"the data folder: {bad}")
+    tried = tried or [f"the data folder: no {file} in {', '.join(map(str, places))}"]
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
+        try:
+            download(Path(scratch))
+            bad = problem(Path(scratch) / file)
+            if bad:
+                raise DataError(bad)
+        except DataError as error:
+            raise no_source(folder.name, [*tried, f"{source}: {error}"], file, folder) from None
+        return keep(Path(scratch) / file, folder / "raw"), source
 
 
 def run(command: list[str], folder: Path, limit: float = 300.0) -> None:
     """Run a command in `folder`; DataError in one line where it fails or takes more than `limit` seconds."""
-    from flare.datasets import DataError  # here, because flare.datasets itself uses `replacing`
-
     try:
         subprocess.run(
             command,

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from flare.datasets import DataError, Split
-from flare.datasets._fetching import keep
+from flare.datasets._fetching import keep, no_source
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +38,10 @@ def parse(content: bytes, name: str) -> np.ndarray:
     header = 4 + 4 * dimensions
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < header:
         expected = f"000008{dimensions:02x}"
-        raise DataError(
-            f"{name}: starts with {content[:4].hex()}, expected {expected} and {dimensions} dimensions"
-        )
+        raise DataError(f"{name}: starts with {content[:4].hex()}, expected {expected} and {dimensions} dimensions")
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dimensions, offset=4))
     if len(content) - header != math.prod(shape):
-        raise DataError(
-            f"{name}: has {len(content) - header} values, expected {math.prod(shape)} for shape {shape}"
-        )
+        raise DataError(f"{name}: has {len(content) - header} values, expected {math.prod(shape)} for shape {shape}")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
@@ -104,8 +100,7 @@ def fetch(name: str, folder: Path, pins: Mapping[str, str], sources: Iterable[So
                     for file in pins:
                         keep(place / f"{file}.gz", folder / "raw")
                 return _split(contents, "train", title), _split(contents, "test", title)
-    remedy = f"put the four files ({FILES['train'][0]}.gz and so on) into {folder / 'raw'} and fetch again"
-    raise DataError("\n  ".join([f"{name}: no source has it", *tried, f"what to do: {remedy}"]))
+    raise no_source(name, tried, f"the four files ({FILES['train'][0]}.gz and so on)", folder)
 
 
 def _split(contents: Mapping[str, bytes], split: str, source: str) -> Split:

@@ -1,4 +1,4 @@
-"""Downloads through torchvision's own data set classes, which know the addresses and verify md5 sums."""
+"""Data sets through torchvision's classes, which know the addresses, verify md5 sums and read the formats."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import socket
+import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -13,10 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flare.datasets import DataError
+import numpy as np
 
-# Seconds for the first answer of a server, as a machine without network must not wait long, and for a later
-# silence.
+from flare.datasets import DataError, Split
+from flare.datasets._fetching import archive
+
+# Seconds for the first answer of a server, as a machine without network must not wait long, and for later silence.
 ANSWER, SILENCE = 5.0, 20.0
 
 
@@ -25,26 +28,43 @@ def named(name: str) -> Any:
     return getattr(importlib.import_module("torchvision.datasets"), name)
 
 
-def download(name: str, root: Path) -> Any:
-    """torchvision's class `name` for the training part, with all files of both parts downloaded below `root`.
-
-    Files that are there and have the right md5 are not downloaded again. Raises DataError in one line.
-    """
+def idx_files(name: str, scratch: Path) -> Path:
+    """Download the four files of torchvision's class `name`; returns the folder below `scratch` with them."""
     cls = named(name)
-    with _quiet():
-        try:
-            return cls(root, train=True, download=True)
-        except (OSError, RuntimeError, EOFError) as error:
-            raise DataError(_one_line(error)) from error
+    _require_answer(cls.mirrors)
+    with _one_line_errors():
+        cls(scratch, download=True)
+    return scratch / name / "raw"
 
 
-def require_answer(name: str) -> None:
-    """Raise DataError unless a server of torchvision's class `name` answers within some seconds.
-
-    The question is asked in a thread of its own, as a look-up of an address knows no time-out.
-    """
+def cifar(name: str, folder: Path) -> tuple[Split, Split]:
+    """Train and test of torchvision's CIFAR10 or CIFAR100; inputs uint8 (N, 3, 32, 32), targets int64 (N,)."""
     cls = named(name)
-    addresses = list(getattr(cls, "mirrors", None) or [cls.url])
+
+    def download(scratch: Path) -> None:
+        _require_answer([cls.url])
+        with _one_line_errors():
+            utils = importlib.import_module("torchvision.datasets.utils")
+            utils.download_url(cls.url, scratch, filename=cls.filename, md5=cls.tgz_md5)
+
+    path, source = archive(folder, cls.filename, "md5", cls.tgz_md5, "torchvision's download", download)
+    # torchvision unpacks an archive that lies where it would download it to.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch, _one_line_errors():
+        (Path(scratch) / cls.filename).symlink_to(path.resolve())
+        train, test = (cls(scratch, train=part, download=True) for part in (True, False))
+    return _split(train, source), _split(test, source)
+
+
+def _split(part: Any, source: str) -> Split:
+    images = np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))  # colours last to colours first
+    return Split(images, np.array(part.targets, np.int64), source=source)
+
+
+def _require_answer(addresses: list[str]) -> None:
+    """Raise DataError unless one of the servers answers within some seconds.
+
+    Asked in a thread of its own, as the look-up of a name knows no time-out.
+    """
     problems: dict[str, str] = {}
 
     def ask(address: str) -> None:
@@ -68,13 +88,15 @@ def require_answer(name: str) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars, and no endless wait for a silent server."""
+def _one_line_errors() -> Iterator[None]:
+    """torchvision without progress bars or endless waits for a server; its errors as DataError, in one line."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             yield
+    except (OSError, RuntimeError, EOFError) as error:
+        raise DataError(_one_line(error)) from error
     finally:
         socket.setdefaulttimeout(before)
 

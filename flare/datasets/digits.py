@@ -1,8 +1,8 @@
 """Digits: 1,797 images of handwritten digits, 8 x 8, 17 grey levels; in scikit-learn, needs no network.
 
 Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository,
-1998, the test part, as shipped by scikit-learn (`sklearn.datasets.load_digits`). Licence: CC BY 4.0. The
-first 1,500 images are for training and the last 297 for testing: 146 to 153 and 27 to 33 of every digit.
+1998, the test part, as shipped by scikit-learn (`sklearn.datasets.load_digits`). Licence: CC BY 4.0.
+The first 1,500 images are for training and the last 297 for testing: 146 to 153 and 27 to 33 of every digit.
 """
 
 from __future__ import annotations

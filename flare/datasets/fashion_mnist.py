@@ -1,10 +1,10 @@
 """Fashion-MNIST: 70,000 grey images of clothes, 28 x 28, ten classes, 60,000 for training.
 
 Source: H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine
-Learning Algorithms", arXiv 1708.07747. Licence: MIT, Zalando SE. Looked for in this order: the data folder
-(the raw files, also in torchvision's layout); Debian's package dataset-fashion-mnist where it is installed;
-torchvision's download; Debian's package, downloaded with apt-get and unpacked without being installed, which
-needs no rights.
+Learning Algorithms", arXiv 1708.07747. Licence: MIT, Zalando SE.
+Looked for in this order: the data folder (the raw files, also in torchvision's layout); Debian's package
+dataset-fashion-mnist where it is installed; torchvision's download; Debian's package, downloaded with apt-get and
+unpacked without being installed, which needs no rights.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ def fetch(folder: Path) -> tuple[Split, Split]:
 
 
 def _from_torchvision(scratch: Path) -> list[Path]:
-    _torchvision.require_answer("FashionMNIST")
-    _torchvision.download("FashionMNIST", scratch)
-    return [scratch / "FashionMNIST" / "raw"]
+    return [_torchvision.idx_files("FashionMNIST", scratch)]
 
 
 def _from_debian(scratch: Path) -> list[Path]:

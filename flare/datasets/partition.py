@@ -20,9 +20,7 @@ from flare.config import ConfigError, check_settings, choose, setting
 class Contiguous:
     """Client i holds samples i*m..(i+1)*m-1; later ones are not used. The way of FLARE (arXiv 2312.13795)."""
 
-    samples_per_client: int = setting(
-        0, low=0, doc="m, at most N // clients, which is what 0 means; paper: 600"
-    )
+    samples_per_client: int = setting(0, low=0, doc="m, at most N // clients, which is what 0 means; paper: 600")
 
 
 @dataclass(frozen=True)
@@ -97,25 +95,18 @@ def split(
         _within("clients", clients, 1, len(numbers))
         return [np.flatnonzero(natural == number) for number in numbers[:clients]]
     if targets.ndim != 1:
-        raise ConfigError(
-            f"partition: scheme: {settings['scheme']!r} is not allowed for text; contiguous or natural"
-        )
+        raise ConfigError(f"partition: scheme: {settings['scheme']!r} is not allowed for text; contiguous or natural")
     by_class = [rng.permutation(np.flatnonzero(targets == label)) for label in np.unique(targets)]
     if isinstance(scheme, Dirichlet):
         return _dirichlet(by_class, clients, scheme.alpha, rng)
     return _shards(by_class, clients, scheme.classes_per_client, rng)
 
 
-def _dirichlet(
-    by_class: list[np.ndarray], clients: int, alpha: float, rng: np.random.Generator
-) -> list[np.ndarray]:
+def _dirichlet(by_class: list[np.ndarray], clients: int, alpha: float, rng: np.random.Generator) -> list[np.ndarray]:
     for _ in range(REDRAWS):
         shares = rng.dirichlet(np.full(clients, alpha), size=len(by_class))
         ends = np.cumsum(shares, axis=1)[:, :-1]
-        parts = [
-            np.split(pool, np.rint(end * len(pool)).astype(int))
-            for pool, end in zip(by_class, ends, strict=True)
-        ]
+        parts = [np.split(pool, np.rint(end * len(pool)).astype(int)) for pool, end in zip(by_class, ends, strict=True)]
         dealt = [np.sort(np.concatenate(of_client)) for of_client in zip(*parts, strict=True)]
         if all(len(indices) for indices in dealt):
             return dealt
@@ -125,9 +116,7 @@ def _dirichlet(
     )
 
 
-def _shards(
-    by_class: list[np.ndarray], clients: int, each: int, rng: np.random.Generator
-) -> list[np.ndarray]:
+def _shards(by_class: list[np.ndarray], clients: int, each: int, rng: np.random.Generator) -> list[np.ndarray]:
     least = math.ceil(len(by_class) / clients)
     _within("partition: shards: classes_per_client", each, least, len(by_class))
     total = clients * each
@@ -138,9 +127,7 @@ def _shards(
     order = rng.permutation(total).reshape(clients, each)
     dealt = [np.sort(np.concatenate([shards[shard] for shard in row])) for row in order]
     if not all(len(indices) for indices in dealt):
-        raise ConfigError(
-            f"clients: {clients} is not allowed; a class has too few samples for so many: fewer clients"
-        )
+        raise ConfigError(f"clients: {clients} is not allowed; a class has too few samples for so many: fewer clients")
     return dealt
 
 

@@ -1,9 +1,9 @@
 """The models: one file a family, found by listing this folder.
 
-A family has a frozen dataclass `Settings` and `build(shape, classes, settings) -> nn.Module`: shape is that of one input,
-the output is (N, classes) logits, or (N, classes, T) for sequences, so that class is always dimension 1. Weights are drawn
-from torch's global generator, which `create` seeds. torch is imported when a model is built, not before, so that a
-configuration can be checked without the seconds that takes.
+A family has a frozen dataclass `Settings` and `build(shape, classes, settings) -> nn.Module`: shape is that of one
+input, the output is (N, classes) logits, or (N, classes, T) for sequences, so that class is always dimension 1.
+Weights are drawn from torch's global generator, which `create` seeds. torch is imported when a model is built, not
+before, so that a configuration can be checked without the seconds that takes.
 """
 
 from __future__ import annotations

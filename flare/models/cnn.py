@@ -1,7 +1,8 @@
-"""Convolutional network of Greidi & Cohen, arXiv 2312.13795 (that of McMahan et al., arXiv 1602.05629, without padding).
+"""Convolutional network of Greidi & Cohen, arXiv 2312.13795 (that of McMahan et al., arXiv 1602.05629, without
+padding).
 
-conv 5x5 x 32, ReLU, max-pool 2, conv 5x5 x 64, ReLU, max-pool 2, 512 ReLU, classes: 582,026 weights on 1x28x28 inputs and
-10 classes. Glorot normal weights, zero biases.
+conv 5x5 x 32, ReLU, max-pool 2, conv 5x5 x 64, ReLU, max-pool 2, 512 ReLU, classes: 582,026 weights on 1x28x28 inputs
+and 10 classes. Glorot normal weights, zero biases.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ def build(shape, classes, settings):
         nn.ReLU(inplace=True),
         nn.Linear(settings.hidden, classes),
     )
-    for layer in model:
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            nn.init.xavier_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_normal_(parameter)
+        else:
+            nn.init.zeros_(parameter)
     return model

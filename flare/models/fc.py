@@ -1,7 +1,7 @@
 """Fully connected network of Greidi & Cohen, arXiv 2312.13795: three hidden LINEAR layers, no activations.
 
-784-4069-4069-4069-10 on MNIST (36,356,525 weights), Glorot normal weights, zero biases. The log-softmax at its end is in
-the loss.
+784-4069-4069-4069-10 on MNIST (36,356,525 weights), Glorot normal weights, zero biases. The log-softmax at its end is
+in the loss.
 """
 
 from __future__ import annotations

@@ -4,13 +4,16 @@ rule tabulate:
         expand(f"{RESULTS}/runs/{{run}}/{{file}}", run=RUNS, file=("run.json", "rounds.csv")),
         code=code("tables"),
     output:
-        expand(f"{TABLES}/{{table}}", table=("rounds.csv", "runs.csv", "costs.csv", "summary.csv", "summary.md", "summary.tex")),
-    params:
-        runs=list(patterns()),
+        expand(
+            f"{TABLES}/{{table}}",
+            table=("rounds.csv", "runs.csv", "costs.csv", "summary.csv", "summary.md", "summary.tex"),
+        ),
     log:
         f"{RESULTS}/logs/tabulate.log",
     conda:
         ENV
+    params:
+        runs=lambda wildcards: list(patterns()),
     shell:
         'python -m flare tabulate {params.runs:q} --output "$(dirname {output[0]:q})" > {log:q} 2>&1'
 

@@ -1,5 +1,7 @@
 # fetch: get a data set, verify every file of it, prepare it for the runs.
 rule fetch:
+    input:
+        lambda w: code(f"datasets/{w.dataset}"),
     output:
         f"{DATA}/{{dataset}}/manifest.json",
         f"{DATA}/{{dataset}}/train.npz",

@@ -1,0 +1,74 @@
+# FLARE Sweeps. `make` alone lists the targets. Everything is installed in .venv, which this file owns.
+SHELL  := /bin/sh
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+CONFIG ?= config/config.yaml
+CORES  ?= all
+ARGS   ?=
+
+# The environment's programs come first; inline, because an exported PATH would also change which Python makes it.
+IN := PATH="$(CURDIR)/.venv/bin:$$PATH"
+# Every job starts a Python: without compiled modules each start is slower.
+unexport PYTHONDONTWRITEBYTECODE
+# The lock holds wheels of this platform; elsewhere pip takes the ranges of pyproject.toml.
+LOCKED := Linux x86_64 3.11
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run report paper-dry test lint format lock clean
+
+help: ## list the targets
+	@echo "Usage: make TARGET [PYTHON=python3.11] [CONFIG=$(CONFIG)] [CORES=$(CORES)] [ARGS=...]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/.stamp ## install everything in .venv (Python 3.11 or newer); a finished one is left alone
+
+run: setup ## run the sweep of CONFIG on CORES cores, then show its tables and figures
+	$(IN) snakemake --cores $(CORES) --configfile "$(CONFIG)" $(ARGS)
+	@$(IN) python -m flare show
+
+report: run ## the same, then write results/report.html
+	$(IN) snakemake --configfile "$(CONFIG)" --report results/report.html
+
+paper-dry: setup ## plan the paper's full sweep; run nothing
+	$(IN) snakemake --dry-run --quiet --configfile config/paper.yaml $(ARGS)
+
+test: setup ## run the tests (ARGS: pytest's, as ARGS="-m 'not workflow'")
+	$(IN) python -m pytest $(ARGS)
+
+lint: setup ## check style, types and the workflow; change nothing
+	$(IN) ruff check
+	$(IN) ruff format --check
+	$(IN) mypy
+	$(IN) snakefmt --check Snakefile workflow
+	$(IN) snakemake --lint
+
+format: setup ## rewrite Python and Snakemake files in the house style
+	$(IN) ruff check --fix
+	$(IN) ruff format
+	$(IN) snakefmt Snakefile workflow
+
+lock: setup ## write requirements.lock anew, keeping its versions where it can (ARGS=--upgrade: the newest)
+	$(IN) python tools/lock.py $(ARGS)
+
+clean: ## delete tables, figures, report and caches; never data, .venv, runs or tuning
+	@for path in results/tables results/figures results/report.html build htmlcov .coverage \
+	    .hypothesis .mypy_cache .pytest_cache .ruff_cache; do \
+	    if [ -e "$$path" ]; then echo "deleting $$path"; rm -rf "$$path"; fi; done
+	@echo "deleting __pycache__ folders"; find flare tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A missing stamp means that an earlier set-up was cut short: then .venv is made from nothing.
+.venv/.stamp: requirements.lock pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "Python 3.11 or newer is needed, and '$(PYTHON)' is none; say make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "'$(PYTHON)' cannot make environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@if [ -e $@ ]; then rm $@; else "$(PYTHON)" -m venv --clear .venv; fi
+	@echo "Installing in .venv: about 7 GB, some minutes"
+	@if [ "$$(uname -sm) $$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = "$(LOCKED)" ]; then \
+	    .venv/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock && \
+	    .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .; \
+	else \
+	    echo "requirements.lock is for $(LOCKED); here pip takes the ranges of pyproject.toml" && \
+	    .venv/bin/python -m pip install --quiet -e '.[dev]'; \
+	fi
+	@.venv/bin/python -m pip check
+	@touch $@

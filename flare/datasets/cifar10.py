@@ -1,0 +1,21 @@
+"""CIFAR-10: 60,000 colour images, 32 x 32, ten classes, 50,000 for training.
+
+Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", University of Toronto, 2009. Licence:
+none stated; its page asks to cite that report.
+Looked for in this order: the data folder (the archive cifar-10-python.tar.gz); torchvision's download.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flare.datasets import Split, _torchvision
+
+CLASSES = 10
+SHAPE = (3, 32, 32)
+SCALE = 255.0
+
+
+def fetch(folder: Path) -> tuple[Split, Split]:
+    """Train and test; inputs uint8 (N, 3, 32, 32), red, green, blue, in 0..255. DataError: no source has it."""
+    return _torchvision.cifar("CIFAR10", folder)

@@ -1,0 +1,39 @@
+"""Test accuracy by communication round, a panel per fraction sent: the mean over seeds and its 95 % t-interval;
+dense methods, which send everything, are the reference in every panel.
+
+See how far below the dense reference a method stays, and how soon it gets there. A run that diverged is a
+dotted line to a cross at the round in which it did, and is in no mean.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from flare.figures import _style
+
+
+@_style.paper()
+def draw(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Panels: local_epochs from top to bottom; within one, keep from the largest to the smallest."""
+    runs = tables["runs"]
+    looks = _style.methods(runs)
+    keeps = _style.keeps(runs) or ["dense"]
+    epochs = sorted(set(runs["local_epochs"]))
+    figure, axes = _style.panels(
+        _style.wrap(len(keeps)) * len(epochs), height=1.7, x="communication round", y="test accuracy (%)"
+    )
+    legend = {}
+    for ax, (local_epochs, keep) in zip(axes, itertools.product(epochs, keeps), strict=True):
+        ax.set_title(f"keep = {keep}" + (f", E = {local_epochs}" if len(epochs) > 1 else ""))
+        shown = [cell for cell in _style.cells(tables, local_epochs) if cell.keep in (keep, "dense")]
+        for order, cell in enumerate(shown):
+            look = _style.hollow(looks[cell.method], cell.keep)
+            legend[look["label"]] = _style.handle(**look)
+            _style.curve(ax, cell.finished, "round", order=order, **look)
+            for run, rounds in cell.diverged:
+                _style.lost(ax, rounds["round"], rounds["test_accuracy"], run["diverged_round"], look["color"])
+    _style.percent(axes)
+    return _style.finish(figure, [list(legend.values())], runs)

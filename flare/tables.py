@@ -1,0 +1,313 @@
+"""Tables: the runs' files become tidy tables, statistics over seeds, and a summary that people read.
+
+`tabulate` writes, for exactly the run folders it is given and in their order:
+
+    rounds.csv   every evaluation of every run: the runs' own rounds.csv, row for row, digit for digit
+    runs.csv     one row per run; nothing that changes when a run is repeated, so the file is byte-identical then
+    costs.csv    wall time, device and threads per run
+    summary.csv  one row per cell (a run without its seed): see `summarise`
+    summary.md, summary.tex   the same for people; the LaTeX table needs \\usepackage{booktabs}
+
+`keep` is a string in all of them. Floats are the shortest decimals that read back as the same number.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from scipy.special import stdtrit
+
+from flare.config import choose
+from flare.datasets import DataError
+from flare.record import IDENTITY, write_whole
+
+CELL = IDENTITY[:-1]
+ROUNDS = (*IDENTITY, "round", "uplink_bits", "downlink_bits", "train_loss", "test_loss", "test_accuracy")
+RUNS = (
+    *(*IDENTITY, "status", "diverged_round", "rounds", "final_accuracy", "best_accuracy", "final_loss"),
+    *("uplink_bits", "downlink_bits", "compression", "parameters", "result_hash"),
+)
+COSTS = (*IDENTITY, "wall_seconds", "device", "threads")
+
+_TEXT = ("experiment", "dataset", "model", "method", "keep", "status", "result_hash", "device")
+_WHOLE = ("diverged_round", "rounds", "uplink_bits", "downlink_bits", "parameters")
+_REAL = ("final_accuracy", "best_accuracy", "final_loss", "compression", "wall_seconds")
+_WIDTH = 110
+_TIMES, _NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+
+
+def expand(pattern: str) -> list[str]:
+    """The paths that a pattern with comma lists in braces stands for, in bash's order: the last brace varies fastest.
+
+    Thousands of run folders do not fit on a command line; `keep-{1e-2,1e-3}/epochs-1/seed-{1,2,3}` does. Unlike in bash
+    a brace may hold a single item: `{dense}` is `dense`. Braces do not nest.
+    """
+    parts = re.split(r"\{([^{}]+)\}", pattern)
+    choices = [part.split(",") if place % 2 else [part] for place, part in enumerate(parts)]
+    return ["".join(chosen) for chosen in itertools.product(*choices)]
+
+
+def tabulate(folders: Sequence[Path], output: Path) -> None:
+    """Write all tables (see above) of the run folders into `output`, each file whole or not at all.
+
+    Nothing is written where a run is missing, given twice, or is not the one its folder names: DataError, one line.
+    """
+    if not folders:
+        raise DataError("tabulate: no runs given; at least one run folder")
+    records, bodies = [], []
+    seen: dict[tuple[Any, ...], Path] = {}
+    for folder in map(Path, folders):
+        record, body = _read_run(folder)
+        key = tuple(record[name] for name in IDENTITY)
+        if key in seen:
+            raise DataError(f"{folder}: the same run as {seen[key]}; give every run once")
+        seen[key] = folder
+        records.append(record)
+        bodies.append(body)
+
+    everything = pd.DataFrame(records)
+    everything = everything.astype(dict.fromkeys(_WHOLE, "Int64") | dict.fromkeys(_REAL, "float64"))
+    summary = summarise(everything)
+    write_whole(output / "rounds.csv", b"".join([_line(ROUNDS), *bodies]))
+    write_whole(output / "runs.csv", _csv(everything[list(RUNS)]))
+    write_whole(output / "costs.csv", _csv(everything[list(COSTS)]))
+    write_whole(output / "summary.csv", _csv(summary))
+    write_whole(output / "summary.md", _markdown(_for_people(summary)).encode())
+    write_whole(output / "summary.tex", _latex(_for_people(summary)).encode())
+
+
+def read(tables: Path, experiment: str | None = None) -> dict[str, pd.DataFrame]:
+    """The tables "rounds", "runs" and "summary" of a folder, all of them or those of one experiment.
+
+    Raises DataError where a table is missing, ConfigError for an unknown experiment.
+    """
+    out = {name: _read_table(Path(tables), name) for name in ("runs", "summary", "rounds")}
+    if experiment is not None:
+        choose("experiment", experiment, out["runs"]["experiment"].unique())
+        out = {name: table[table["experiment"] == experiment].reset_index(drop=True) for name, table in out.items()}
+    return out
+
+
+def show(tables: Path) -> str:
+    """The summary for a terminal: aligned, at most 110 columns wide, a heading line per experiment."""
+    summary = _read_table(Path(tables), "summary")
+    people = _for_people(summary)
+    cells = people.drop(columns="experiment")
+    cells["method"] = [_shorten(method, 28) for method in cells["method"]]
+    widths = [max(map(len, (name, *cells[name]))) for name in cells]
+    align = [str.ljust if name in ("method", "keep", "n") else str.rjust for name in cells]
+
+    def line(texts: Iterable[str]) -> str:
+        padded = (put(text, width) for put, text, width in zip(align, texts, widths, strict=True))
+        return ("  " + "  ".join(padded)).rstrip()
+
+    lines = [line(cells.columns)]
+    for experiment, group in cells.groupby(people["experiment"], sort=False):
+        first = summary.loc[group.index[0]]
+        lines.append(_shorten(f"{experiment} ({first['dataset']}, {first['model']})", _WIDTH))
+        lines.extend(line(row) for row in group.itertuples(index=False))
+    lines.append(
+        "accuracy: final and best on the test set, mean ± half-width of the 95 % t-interval over the n finished runs"
+    )
+    return "\n".join(lines)
+
+
+def summarise(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell, from one row per run (columns of runs.csv).
+
+    n: finished runs. diverged: runs that diverged. Everything else is over the finished runs and empty where there are
+    none: final_accuracy and best_accuracy are means, in 0..1, with the limits _low and _high of their 95 % t-interval
+    (empty where n = 1; not cut off at 0 and 1); final_loss and compression (dense bits / uplink bits) are means;
+    uplink_bits is the mean in whole bits.
+
+    Order: experiments and, within one, methods as they first appear; keep descending, dense first; local_epochs.
+    """
+    finished = runs[runs["status"] == "finished"]
+    cell = list(CELL)
+    counted = runs.assign(n=runs["status"] == "finished", diverged=runs["status"] == "diverged")
+    out = counted.groupby(cell, sort=False)[["n", "diverged"]].sum()
+    for name in ("final_accuracy", "best_accuracy"):
+        interval = statistics(finished, cell, name)
+        out[[name, f"{name}_low", f"{name}_high"]] = interval[["mean", "low", "high"]]
+    means = finished.groupby(cell, sort=False)[["final_loss", "uplink_bits", "compression"]].mean()
+    out[["final_loss", "uplink_bits", "compression"]] = means
+    out["uplink_bits"] = out["uplink_bits"].round().astype("Int64")
+    out = out.reset_index()
+    # Rows are in order of first appearance here, so ngroup numbers experiments and methods in that order.
+    order = pd.DataFrame(
+        {
+            "experiment": out.groupby("experiment", sort=False).ngroup(),
+            "method": out.groupby(["experiment", "method"], sort=False).ngroup(),
+            "keep": [-fraction(keep) for keep in out["keep"]],
+            "local_epochs": out["local_epochs"],
+        }
+    )
+    order = order.sort_values(list(order.columns))
+    return out.loc[order.index, _summary_columns()].reset_index(drop=True)
+
+
+def statistics(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+    """n, mean, low and high of a column in every group, indexed by the group, in order of appearance.
+
+    low and high are the limits of the two-sided 95 % t-interval mean ± t(0.975, n - 1) s / sqrt(n), with s the sample's
+    standard deviation (Student, "The Probable Error of a Mean", Biometrika 1908); empty (NaN) where n = 1.
+    """
+    groups = frame.groupby(list(by), sort=False)[column]
+    n, mean = groups.count(), groups.mean()
+    half = stdtrit(n - 1.0, 0.975) * groups.std() / n**0.5
+    return pd.DataFrame({"n": n, "mean": mean, "low": mean - half, "high": mean + half})
+
+
+def fraction(keep: str) -> float:
+    """The number of a keep, for sorting: infinite for "dense"."""
+    return math.inf if keep == "dense" else float(keep)
+
+
+def size(bits: float) -> str:
+    """Bits as a size that a person reads: three digits, decimal units of bytes."""
+    amount, unit = bits / 8, "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 999.5:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.3g} {unit}" if amount < 999.5 else f"{amount:,.0f} {unit}"
+
+
+def _read_table(tables: Path, name: str) -> pd.DataFrame:
+    path = tables / f"{name}.csv"
+    whole = "uplink_bits" if name == "summary" else "diverged_round"  # with empty fields, so not int64
+    try:
+        return pd.read_csv(
+            path,
+            dtype=dict.fromkeys(_TEXT, "str") | {whole: "Int64"},
+            # An experiment may be called "NA"; only an empty field is a missing number.
+            keep_default_na=False,
+            na_values={column: [""] for column in (*ROUNDS, *RUNS, *_summary_columns()) if column not in _TEXT},
+            float_precision="round_trip",
+        )
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; make the tables first: python -m flare tabulate") from None
+
+
+def _read_run(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """What the tables need of run.json, and the rows of rounds.csv, checked against each other and the folder."""
+    try:
+        found = json.loads((folder / "run.json").read_bytes())
+        rounds = (folder / "rounds.csv").read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{folder}: {Path(error.filename).name} is missing; this run is not finished") from None
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"{folder}/run.json: not JSON: {error}") from None
+    try:
+        record = {name: found[name] for name in dict.fromkeys((*RUNS, *COSTS))}
+    except KeyError as error:
+        raise DataError(f"{folder}/run.json: {error.args[0]} is missing") from None
+
+    if record["status"] not in ("finished", "diverged"):
+        raise DataError(f"{folder}/run.json: status: {record['status']!r}; finished or diverged")
+    named = Path(*folder.absolute().parts[-5:])
+    said = Path(
+        *(str(record["experiment"]), str(record["method"]), f"keep-{record['keep']}"),
+        *(f"epochs-{record['local_epochs']}", f"seed-{record['seed']}"),
+    )
+    if named != said:
+        raise DataError(f"{folder}: run.json is of another run, {said}")
+    _check_rounds(folder / "rounds.csv", record, rounds)
+    return record, rounds[rounds.index(b"\n") + 1 :]
+
+
+def _check_rounds(path: Path, record: dict[str, Any], content: bytes) -> None:
+    """Raise DataError where rounds.csv is not of the run in run.json."""
+    if not content.startswith(_line(ROUNDS)) or not content.endswith(b"\n"):
+        raise DataError(f"{path}: not whole, or its first line is not {','.join(ROUNDS)}")
+    identity = [str(record[name]) for name in IDENTITY]
+    # Compared as bytes: parsing a million rows for this would take most of the time.
+    start = ",".join(identity).encode() + b","
+    last_round, accuracy = -1, math.nan
+    for number, row in enumerate(content.split(b"\n")[1:-1], 2):
+        if not row.startswith(start):
+            for name, given, expected in zip(IDENTITY, row.decode(errors="replace").split(","), identity, strict=False):
+                if given != expected:
+                    raise DataError(f"{path}: line {number}: {name} is {given!r}, and {expected!r} in run.json")
+        values = row[len(start) :].split(b",")
+        try:
+            if len(values) != len(ROUNDS) - len(IDENTITY) or int(values[0]) <= last_round:
+                raise ValueError
+            last_round, accuracy = int(values[0]), float(values[-1] or "nan")
+        except ValueError:
+            raise DataError(f"{path}: line {number}: {len(ROUNDS)} values expected, and rounds that ascend") from None
+    final = math.nan if record["final_accuracy"] is None else record["final_accuracy"]
+    if accuracy != final and not (math.isnan(accuracy) and math.isnan(final)):
+        raise DataError(f"{path}: its last test_accuracy is {accuracy}, and final_accuracy is {final} in run.json")
+
+
+def _summary_columns() -> list[str]:
+    accuracies = [f"{name}{limit}" for name in ("final_accuracy", "best_accuracy") for limit in ("", "_low", "_high")]
+    return [*CELL, "n", "diverged", *accuracies, "final_loss", "uplink_bits", "compression"]
+
+
+def _for_people(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary as text: accuracies in percent, sizes in bytes; "diverged" where no run finished."""
+
+    def accuracy(name: str) -> list[str]:
+        texts = []
+        for n, mean, high in zip(summary["n"], summary[name], summary[f"{name}_high"], strict=True):
+            half = f" ± {100 * (high - mean):.2f}" if n > 1 else ""
+            texts.append(f"{100 * mean:.2f}{half}" if n else "diverged")
+        return texts
+
+    def times(value: float) -> str:
+        return _NONE if pd.isna(value) else f"{value:,.0f}{_TIMES}" if value >= 99.95 else f"{value:.3g}{_TIMES}"
+
+    return pd.DataFrame(
+        {
+            "experiment": summary["experiment"],
+            "method": summary["method"],
+            "keep": summary["keep"],
+            "E": summary["local_epochs"].astype("str"),
+            "accuracy (%)": accuracy("final_accuracy"),
+            "best (%)": accuracy("best_accuracy"),
+            "uplink": [_NONE if pd.isna(bits) else size(bits) for bits in summary["uplink_bits"]],
+            "compression": [times(value) for value in summary["compression"]],
+            "n": [
+                f"{n} ({lost} diverged)" if lost else str(n)
+                for n, lost in zip(summary["n"], summary["diverged"], strict=True)
+            ],
+        },
+        dtype="str",
+    )
+
+
+def _markdown(people: pd.DataFrame) -> str:
+    rule = [" :-- " if name in ("experiment", "method", "keep", "n") else " --: " for name in people]
+    rows = [[f" {text} " for text in row] for row in (people.columns, *people.to_numpy())]
+    return "\n".join(f"|{'|'.join(row)}|" for row in (rows[0], rule, *rows[1:])) + "\n"
+
+
+def _latex(people: pd.DataFrame) -> str:
+    styler = people.style.format(escape="latex").format_index(escape="latex", axis=1).hide(axis="index")
+    table = styler.to_latex(hrules=True, column_format="lllrrrrrl")
+    for sign, command in (("±", r"$\pm$"), (_TIMES, r"$\times$"), (_NONE, "--")):
+        table = table.replace(sign, command)
+    return "% Needs \\usepackage{booktabs}.\n" + table
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, lineterminator="\n").encode()
+
+
+def _line(names: Iterable[str]) -> bytes:
+    return ",".join(names).encode() + b"\n"
+
+
+def _shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

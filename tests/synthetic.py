@@ -1,0 +1,131 @@
+"""Run folders with made-up results: what the engine would leave behind, in a moment instead of minutes.
+
+Accuracy rises towards a level that depends on method and keep, with noise from a fixed seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+COLUMNS = (
+    "experiment,dataset,model,method,keep,local_epochs,seed,"
+    "round,uplink_bits,downlink_bits,train_loss,test_loss,test_accuracy"
+)
+PARAMETERS = 50_890
+DENSE_BITS = 10 * 32 * PARAMETERS
+_LEVEL = {"fedavg": 0.915, "flare": 0.905, "topk": 0.885, "fedprox": 0.88, "ef21": 0.875, "ffl": 0.87}
+
+
+def write_run(
+    results: Path,
+    *,
+    experiment: str = "fashion-fc",
+    method: str = "flare",
+    keep: str = "1e-2",
+    local_epochs: int = 1,
+    seed: int = 1,
+    evaluated: Sequence[int] | None = None,
+    accuracies: Sequence[float] | None = None,
+    diverged_round: int | None = None,
+    change: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write one run's files below results/runs; returns its folder.
+
+    evaluated: the rounds with a row (default every 10th of 100 and the last). accuracies: one per row, or made up.
+    diverged_round: the run ended there. change: other values in run.json.
+    """
+    evaluated = list(evaluated if evaluated is not None else [*range(0, 100, 10), 99])
+    planned = evaluated[-1] + 1
+    if diverged_round is not None:
+        evaluated = [round_ for round_ in evaluated if round_ < diverged_round]
+    fraction = 1.0 if keep == "dense" else float(keep)
+    if accuracies is None:
+        noise = np.random.default_rng([seed, local_epochs, *map(ord, method + keep)])
+        level = _LEVEL.get(method, 0.86) + 0.02 * math.log10(fraction) * (1.5 if method != "flare" else 0.7)
+        level += 0.01 * math.log2(local_epochs) + noise.normal(0, 0.006)
+        pace = 8 - 6 * math.log10(fraction)
+        accuracies = [
+            float(
+                np.clip(round(0.1 + (level - 0.1) * (1 - math.exp(-(r + 1) / pace)) + noise.normal(0, 0.008), 4), 0, 1)
+            )
+            for r in evaluated
+        ]
+    per_round = DENSE_BITS if keep == "dense" else 10 * max(1, round(fraction * PARAMETERS)) * 48
+    completed = planned if diverged_round is None else diverged_round
+    identity = {
+        "experiment": experiment,
+        "dataset": "fashion_mnist",
+        "model": "fc",
+        "method": method,
+        "keep": keep,
+        "local_epochs": local_epochs,
+        "seed": seed,
+    }
+    start = ",".join(map(str, identity.values()))
+    lines = [
+        f"{start},{r},{(r + 1) * per_round},{(r + 1) * DENSE_BITS},{3 * (1 - a)!r},{2.5 * (1 - a)!r},{a!r}"
+        for r, a in zip(evaluated, accuracies, strict=True)
+    ]
+    run = {
+        **identity,
+        "status": "finished" if diverged_round is None else "diverged",
+        "diverged_round": diverged_round,
+        "rounds": completed,
+        "final_accuracy": accuracies[-1] if accuracies else None,
+        "best_accuracy": max(accuracies) if accuracies else None,
+        "final_loss": 2.5 * (1 - accuracies[-1]) if accuracies else None,
+        "uplink_bits": max(1, completed) * per_round,
+        "downlink_bits": max(1, completed) * DENSE_BITS,
+        "compression": DENSE_BITS / per_round,
+        "parameters": PARAMETERS,
+        "wall_seconds": 1.5 + seed,
+        "device": "cpu",
+        "threads": 1,
+        "versions": {"python": "3.11.0", "torch": "2", "numpy": "2", "flare": "0"},
+        "git_commit": None,
+        "config": {},
+        "result_hash": f"{seed:064x}",
+        **(change or {}),
+    }
+    folder = results / "runs" / experiment / method / f"keep-{keep}" / f"epochs-{local_epochs}" / f"seed-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rounds.csv").write_text("\n".join([COLUMNS, *lines]) + "\n")
+    (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+    return folder
+
+
+def write_sweep(
+    results: Path,
+    *,
+    experiment: str = "fashion-fc",
+    methods: Iterable[str] = ("fedavg", "topk", "flare"),
+    keeps: Sequence[str] = ("1e-2", "1e-3"),
+    local_epochs: Sequence[int] = (1,),
+    seeds: Sequence[int] = (1, 2, 3),
+    diverged: Mapping[tuple[str, str, int], int] | None = None,
+) -> list[Path]:
+    """Write an experiment's runs; returns their folders in the order of a configuration.
+
+    fedavg is dense. diverged: the round in which the run of (method, keep, seed) diverged.
+    """
+    lost = diverged or {}
+    return [
+        write_run(
+            results,
+            experiment=experiment,
+            method=method,
+            keep=keep,
+            local_epochs=epochs,
+            seed=seed,
+            diverged_round=lost.get((method, keep, seed)),
+        )
+        for method in methods
+        for keep, epochs, seed in itertools.product(["dense"] if method == "fedavg" else keeps, local_epochs, seeds)
+    ]
