@@ -134,7 +134,7 @@ def simulate(
                 loss_now, _ = federation.evaluate(server, *federation.training_data)
                 first_loss = loss_now if first_loss is None else first_loss
                 limited, epochs = chosen.budget(
-                    1.0 if fraction is None else fraction, local_epochs, loss_now, first_loss
+                    1.0 if fraction is None else fraction, local_epochs, loss_now, first_loss, own
                 )
                 budget = None if fraction is None else limited
 
@@ -166,7 +166,7 @@ def simulate(
                 difference = federation.weights.sub_(server)
                 if stale:
                     stale.before(difference, state.get("accumulator"))
-                message = chosen.message(difference, state, compress)
+                message = chosen.message(difference, state, own, compress)
                 if stale:
                     stale.after(client, round_, message, state.get("accumulator"))
                 chosen.receive(total, message, state)

@@ -2,7 +2,8 @@
 
 `tabulate` writes, for exactly the run folders it is given and in their order:
 
-    rounds.csv   every evaluation of every run: the runs' own rounds.csv, row for row, digit for digit
+    rounds.csv   every evaluation of every run: the runs' own rounds.csv, row for row, digit for digit; columns that
+                 only some runs have (staleness) are empty in the others
     runs.csv     one row per run; nothing that changes when a run is repeated, so the file is byte-identical then
     costs.csv    wall time, device and threads per run
     summary.csv  one row per cell (a run without its seed): see `summarise`
@@ -61,21 +62,21 @@ def tabulate(folders: Sequence[Path], output: Path) -> None:
     """
     if not folders:
         raise DataError("tabulate: no runs given; at least one run folder")
-    records, bodies = [], []
+    records, rounds = [], []
     seen: dict[tuple[Any, ...], Path] = {}
     for folder in map(Path, folders):
-        record, body = _read_run(folder)
+        record, content = _read_run(folder)
         key = tuple(record[name] for name in IDENTITY)
         if key in seen:
             raise DataError(f"{folder}: the same run as {seen[key]}; give every run once")
         seen[key] = folder
         records.append(record)
-        bodies.append(body)
+        rounds.append(content)
 
     everything = pd.DataFrame(records)
     everything = everything.astype(dict.fromkeys(_WHOLE, "Int64") | dict.fromkeys(_REAL, "float64"))
     summary = summarise(everything)
-    write_whole(output / "rounds.csv", b"".join([_line(ROUNDS), *bodies]))
+    write_whole(output / "rounds.csv", _join(rounds))
     write_whole(output / "runs.csv", _csv(everything[list(RUNS)]))
     write_whole(output / "costs.csv", _csv(everything[list(COSTS)]))
     write_whole(output / "summary.csv", _csv(summary))
@@ -189,15 +190,14 @@ def _read_table(tables: Path, name: str) -> pd.DataFrame:
             dtype=dict.fromkeys(_TEXT, "str") | {whole: "Int64"},
             # An experiment may be called "NA"; only an empty field is a missing number.
             keep_default_na=False,
-            na_values={column: [""] for column in (*ROUNDS, *RUNS, *_summary_columns()) if column not in _TEXT},
-            float_precision="round_trip",
+            na_values=[""],
         )
     except FileNotFoundError:
         raise DataError(f"{path} is missing; make the tables first: python -m flare tabulate") from None
 
 
 def _read_run(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """What the tables need of run.json, and the rows of rounds.csv, checked against each other and the folder."""
+    """What the tables need of run.json, and rounds.csv, checked against each other and the folder."""
     try:
         found = json.loads((folder / "run.json").read_bytes())
         rounds = (folder / "rounds.csv").read_bytes()
@@ -222,29 +222,31 @@ def _read_run(folder: Path) -> tuple[dict[str, Any], bytes]:
     if named != said:
         raise DataError(f"{folder}: run.json is of another run, {said}")
     _check_rounds(folder / "rounds.csv", record, rounds)
-    return record, rounds[rounds.index(b"\n") + 1 :]
+    return record, rounds
 
 
 def _check_rounds(path: Path, record: dict[str, Any], content: bytes) -> None:
     """Raise DataError where rounds.csv is not of the run in run.json."""
-    if not content.startswith(_line(ROUNDS)) or not content.endswith(b"\n"):
-        raise DataError(f"{path}: not whole, or its first line is not {','.join(ROUNDS)}")
+    header, *rows = content.decode(errors="replace").split("\n")
+    columns = header.split(",")
+    if tuple(columns[: len(ROUNDS)]) != ROUNDS or not rows or rows.pop():
+        raise DataError(f"{path}: not whole, or its first line does not start with {','.join(ROUNDS)}")
     identity = [str(record[name]) for name in IDENTITY]
-    # Compared as bytes: parsing a million rows for this would take most of the time.
-    start = ",".join(identity).encode() + b","
-    last_round, accuracy = -1, math.nan
-    for number, row in enumerate(content.split(b"\n")[1:-1], 2):
+    # Compared as text: parsing a million rows for this would take most of the time.
+    start = ",".join(identity) + ","
+    last_round, accuracy, place = -1, math.nan, ROUNDS.index("test_accuracy") - len(IDENTITY)
+    for number, row in enumerate(rows, 2):
         if not row.startswith(start):
-            for name, given, expected in zip(IDENTITY, row.decode(errors="replace").split(","), identity, strict=False):
+            for name, given, expected in zip(IDENTITY, row.split(","), identity, strict=False):
                 if given != expected:
                     raise DataError(f"{path}: line {number}: {name} is {given!r}, and {expected!r} in run.json")
-        values = row[len(start) :].split(b",")
+        values = row[len(start) :].split(",")
         try:
-            if len(values) != len(ROUNDS) - len(IDENTITY) or int(values[0]) <= last_round:
+            if len(values) != len(columns) - len(IDENTITY) or int(values[0]) <= last_round:
                 raise ValueError
-            last_round, accuracy = int(values[0]), float(values[-1] or "nan")
+            last_round, accuracy = int(values[0]), float(values[place] or "nan")
         except ValueError:
-            raise DataError(f"{path}: line {number}: {len(ROUNDS)} values expected, and rounds that ascend") from None
+            raise DataError(f"{path}: line {number}: {len(columns)} values expected, and rounds that ascend") from None
     final = math.nan if record["final_accuracy"] is None else record["final_accuracy"]
     if accuracy != final and not (math.isnan(accuracy) and math.isnan(final)):
         raise DataError(f"{path}: its last test_accuracy is {accuracy}, and final_accuracy is {final} in run.json")
@@ -305,8 +307,18 @@ def _csv(table: pd.DataFrame) -> bytes:
     return table.to_csv(index=False, lineterminator="\n").encode()
 
 
-def _line(names: Iterable[str]) -> bytes:
-    return ",".join(names).encode() + b"\n"
+def _join(files: Sequence[bytes]) -> bytes:
+    """CSV files one after the other under one header, the longest; the others' columns must be its first ones."""
+    headers = [content[: content.index(b"\n")] for content in files]
+    longest = max(headers, key=len)
+    parts: list[bytes | memoryview] = [longest, b"\n"]
+    for header, content in zip(headers, files, strict=True):
+        if not (longest + b",").startswith(header + b","):
+            raise DataError(f"rounds.csv: runs with different columns, {header.decode()} and {longest.decode()}")
+        missing = longest.count(b",") - header.count(b",")
+        body = memoryview(content)[len(header) + 1 :]  # not a copy: all runs are in memory
+        parts.append(bytes(body).replace(b"\n", b"," * missing + b"\n") if missing else body)
+    return b"".join(parts)
 
 
 def _shorten(text: str, width: int) -> str:

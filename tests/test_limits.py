@@ -78,16 +78,12 @@ def steady(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
-        (
-            "flare",
-            LIVELY["flare"] | {"tau": 0},
-        ),  # authors: no pull, so no switch after it that restarts momentum
+        # No pull, so under `authors` no momentum is lost after it either.
+        ("flare", LIVELY["flare"] | {"tau": 0}),
         ("flare", LIVELY["flare"] | {"tau": 0, "pull_steps": "all"}),
         ("flare", LIVELY["flare"] | {"pull_steps": 0}),
-        (
-            "flare",
-            LIVELY["flare"] | {"percentile": 100, "pull_steps": "all"},
-        ),  # nothing lies above the maximum
+        # Nothing lies above the largest magnitude.
+        ("flare", LIVELY["flare"] | {"percentile": 100, "pull_steps": "all"}),
         ("fedprox", LIVELY["fedprox"] | {"mu": 0}),
     ],
     ids=["tau=0", "tau=0,p=all", "p=0", "t=100", "mu=0"],

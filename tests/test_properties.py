@@ -23,10 +23,8 @@ import flare.algorithms
 from flare.sparsify import Layout, percentile, select, select_above_rank
 
 torch.set_num_threads(1)
-settings.register_profile(
-    "flare", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("flare")
+# The same examples in every run, and none remembered on disk.
+EXAMPLES = settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 
 METHODS = flare.algorithms.names()
 
@@ -76,7 +74,7 @@ def test_select_is_a_stable_sort(size: int, kind: str) -> None:
     keep=st.floats(0, 1),
     dtype=st.sampled_from((np.float32, np.float64)),
 )
-@settings(max_examples=300)
+@settings(EXAMPLES, max_examples=200)
 def test_select_anywhere(kind: str, size: int, seed: int, keep: float, dtype: type) -> None:
     check_selection(values(kind, size, seed, dtype), max(1, round(keep * size)))
 
@@ -92,13 +90,13 @@ SMALL = st.lists(
 
 
 @given(x=SMALL, count=st.integers(1, 35))
-@settings(max_examples=300)
+@settings(EXAMPLES, max_examples=200)
 def test_select_of_any_small_vector(x: np.ndarray, count: int) -> None:
     check_selection(x, count)
 
 
 @given(x=SMALL, rank=st.integers(1, 35))
-@settings(max_examples=200)
+@settings(EXAMPLES, max_examples=200)
 def test_select_above_rank_by_counting(x: np.ndarray, rank: int) -> None:
     """Strictly above the rank-th largest: fewer than `rank` entries (itself included) are as large or larger."""
     magnitude = np.abs(x)
@@ -131,7 +129,7 @@ def test_percentile_is_a_rank_of_the_sort(size: int, kind: str) -> None:
 
 
 @given(x=SMALL, t=st.one_of(st.sampled_from([0, 50, 100]), st.integers(0, 100), st.floats(0, 100)))
-@settings(max_examples=300)
+@settings(EXAMPLES, max_examples=200)
 def test_percentile_of_any_small_vector(x: np.ndarray, t: float) -> None:
     check_percentile(x, t)
 
@@ -155,10 +153,12 @@ LAYOUT = [(f"tensor{i}", shape) for i, shape in enumerate(SHAPES)]
     channels_last=st.booleans(),
     fidelity=st.sampled_from(["paper", "authors"]),
 )
-@settings(max_examples=200)
+@settings(EXAMPLES, max_examples=200)
 def test_compress_splits_an_update_exactly(kinds, seed: int, keep: float, channels_last: bool, fidelity: str) -> None:
-    """Per tensor: C_R by the ordinary flat index however it is stored, exactly K entries unless zeros forbid it,
-    message + residual = update to the bit, and bits by the formula."""
+    """Per tensor: C_R by the ordinary flat index however it is stored, exactly K entries unless zeros forbid it.
+
+    Message + residual = update, exactly; the bits are those of the formula.
+    """
     layout = Layout.of(LAYOUT, channels_last=channels_last)
     assert layout.shapes == SHAPES and layout.numel == sum(int(np.prod(shape)) for shape in SHAPES)
     update = [values(kind, int(np.prod(shape)), seed).reshape(shape) for kind, shape in zip(kinds, SHAPES, strict=True)]
@@ -279,7 +279,7 @@ def protocols(draw, methods=tuple(OWN_SETTINGS), dtype: type = np.float64, steps
 
 
 @given(case=protocols())
-@settings(max_examples=200)
+@settings(EXAMPLES, max_examples=200)
 def test_protocol_agrees_to_the_bit(case) -> None:
     shapes, start, clients, participants, s = case
     rounds = run(Slope(shapes), start, clients, participants, s)
@@ -327,7 +327,7 @@ def decode(data: bytes, counts: list[int], shapes, dense: bool) -> Weights:
 
 
 @given(case=protocols(methods=tuple(m for m in OWN_SETTINGS if m != "ef21"), dtype=np.float32, steps=1))
-@settings(max_examples=100)
+@settings(EXAMPLES, max_examples=100)
 def test_uplink_bits_are_those_of_a_real_encoder(case) -> None:
     """A server that sees only the bytes reaches the engine's weights, and the bytes are as many as counted."""
     shapes, start, clients, participants, s = case
@@ -358,7 +358,7 @@ def test_uplink_bits_are_those_of_a_real_encoder(case) -> None:
     gaps=st.lists(st.integers(0, 2), min_size=2, max_size=4),
     keep=st.sampled_from([1e-5, 0.1, 0.25]),
 )
-@settings(max_examples=12)
+@settings(EXAMPLES, max_examples=12)
 def test_silence_leaves_a_client_as_it_was(method: str, gradient, gaps, keep: float) -> None:
     """Client 0 moves the first half of the weights, client 1 the other.
 

@@ -29,7 +29,7 @@ class NoSettings:
     """A method without settings of its own."""
 
 
-def error_feedback(difference: Tensor, state: State, compress: Compress) -> Message:
+def error_feedback(difference: Tensor, state: State, settings: Any, compress: Compress) -> Message:
     """u = d_k + A_k, m_k = C_R(u), A_k <- u - m_k: Stich et al., arXiv 1809.07599, algorithm 1.
 
     Overwrites `difference`.
@@ -52,26 +52,27 @@ def _add_message(total: Tensor, message: Message, state: State) -> None:
 class Method:
     """What one federated method does, in the symbols of McMahan et al., arXiv 1602.05629.
 
-    message(difference, state, compress): d_k = w_k - w and the client's state become the message m_k; `difference` and
-        the vectors of `state` may be overwritten. `compress` is C_R at this round's budget (all, for a dense run).
+    message(difference, state, settings, compress): d_k = w_k - w and the client's state become the message m_k.
+        `difference` and the vectors of `state` may be overwritten. `compress` is C_R at this round's budget (all,
+        for a dense run).
     settings: frozen dataclass of the method's own settings, each a `flare.config.setting` with its range.
     state: names of the vectors that a client keeps between rounds; they start at 0.
     dense: the method does not compress, so `keep` does not apply to it.
     pull(round, start, state, settings, layout): extra gradient of the local steps, or None where there is none.
         Returns (steps, add): `add(gradient, weights)` adds it in place, on the first `steps` steps (None: on all).
     receive(total, message, state): the server adds what client k contributes to `total`; w <- w + total / clients.
-    budget(keep, local_epochs, loss, first_loss): this round's (keep, local_epochs), from the mean training loss of the
-        server's weights now and in round 0.
+    budget(keep, local_epochs, loss, first_loss, settings): this round's (keep, local_epochs), from the mean training
+        loss of the server's weights now and in round 0.
     restarts_momentum: under `fidelity: authors` momentum starts again from 0 after the pulled steps.
     """
 
-    message: Callable[[Tensor, State, Compress], Message]
+    message: Callable[[Tensor, State, Any, Compress], Message]
     settings: type = NoSettings
     state: tuple[str, ...] = ()
     dense: bool = False
     pull: Callable[[int, Tensor, State, Any, Layout], Pull | None] | None = None
     receive: Callable[[Tensor, Message, State], None] = _add_message
-    budget: Callable[[float, int, float, float], tuple[float, int]] | None = None
+    budget: Callable[[float, int, float, float, Any], tuple[float, int]] | None = None
     restarts_momentum: bool = False
 
 

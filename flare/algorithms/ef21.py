@@ -10,7 +10,7 @@ from __future__ import annotations
 from flare.algorithms import Method
 
 
-def message(difference, state, compress):
+def message(difference, state, settings, compress):
     """q = C_R(d_k - G_k), the increment on the wire; G_k <- G_k + q. Overwrites `difference`."""
     estimate = state["estimate"]
     difference -= estimate

@@ -10,7 +10,7 @@ from __future__ import annotations
 from flare.algorithms import Method
 
 
-def message(difference, state, compress):
+def message(difference, state, settings, compress):
     """m_k = d_k."""
     return compress(difference)
 

@@ -12,7 +12,7 @@ import math
 from flare.algorithms import Method, error_feedback
 
 
-def budget(keep, local_epochs, loss, first_loss):
+def budget(keep, local_epochs, loss, first_loss, settings):
     """(R_r, E_r) of the loss now and that of round 0."""
     if loss == first_loss or not math.isfinite(loss):
         return keep, local_epochs

@@ -16,6 +16,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from flare import algorithms
 from flare.tables import fraction, statistics
@@ -127,13 +128,13 @@ def wrap(count: int) -> list[int]:
     return [min(columns, count - start) for start in range(0, count, columns)]
 
 
-def panels(rows: Sequence[int], *, height: float, x: str, y: str) -> tuple[Figure, list[Axes]]:
+def panels(rows: Sequence[int], *, height: float, x: str, y: str, wide: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure with `rows[i]` axes in row i, sharing x and y; `height` of one row in inches, labels x and y.
 
-    One column of panels is as wide as a column of text, more are as wide as one and a half.
+    One column of panels is as wide as a column of text; more, or a `wide` one, are as wide as one and a half.
     """
     columns = max(rows)
-    figure = Figure(figsize=(WIDTHS[columns > 1], height * len(rows) + 0.4), layout="constrained")
+    figure = Figure(figsize=(WIDTHS[wide or columns > 1], height * len(rows) + 0.4), layout="constrained")
     grid = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
     for row, count in enumerate(rows):
         grid[row, 0].set_ylabel(y)
@@ -180,7 +181,7 @@ def curve(ax: Axes, rounds: pd.DataFrame, x: str, *, order: int, **look: Any) ->
         return
     found = statistics(rounds, ["round"], "test_accuracy").sort_index()
     at = rounds.groupby(rounds["round"])[x].mean()
-    # About every tenth of the diagonal, wherever the points lie, first and last included where they are far apart.
+    # A marker about every tenth of the panel's diagonal: a logarithmic axis crowds the later points.
     ax.plot(at, 100 * found["mean"], markevery=(0.02 * (order % 5), 0.1), **look)
     ax.fill_between(at, 100 * found["low"], 100 * found["high"], color=look["color"], alpha=0.18, linewidth=0)
 
@@ -212,6 +213,16 @@ def percent(axes: Sequence[Axes]) -> None:
     low, high = axes[0].get_ylim()
     drawn = any(math.isfinite(ax.dataLim.y0) for ax in axes)
     axes[0].set_ylim((max(low, 0), min(high, 100)) if drawn else (0, 100))
+
+
+def logarithmic(ax: Axes) -> None:
+    """A logarithmic x axis with plain numbers; the exponents of 10 to a power would be smaller than 7 pt."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    if high < 30 * low:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    pass
 
 
 def handle(**look: Any) -> Line2D:

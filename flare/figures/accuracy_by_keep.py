@@ -81,7 +81,7 @@ def _points(ax: Axes, cells: pd.DataFrame, runs: pd.DataFrame, places: list[floa
 
 def _keep_axis(ax: Axes, keeps: list[str], span: float) -> None:
     """Logarithmic, with the keeps as they are spelt in the configuration as ticks, as far as there is room."""
-    ax.set_xscale("log")
+    _style.logarithmic(ax)
     ax.xaxis.set_minor_locator(NullLocator())
     if not keeps:
         ax.xaxis.set_major_locator(NullLocator())

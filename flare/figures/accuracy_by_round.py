@@ -11,6 +11,7 @@ import itertools
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from flare.figures import _style
 
@@ -35,5 +36,6 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
             _style.curve(ax, cell.finished, "round", order=order, **look)
             for run, rounds in cell.diverged:
                 _style.lost(ax, rounds["round"], rounds["test_accuracy"], run["diverged_round"], look["color"])
+    axes[0].xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     _style.percent(axes)
     return _style.finish(figure, [list(legend.values())], runs)

@@ -24,9 +24,12 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
     looks, dashes = _style.methods(runs), _style.keep_dashes(runs)
     epochs = sorted(set(runs["local_epochs"]))
     figure, axes = _style.panels(
-        _style.wrap(len(epochs)), height=2.3, x="uplink, all clients (MB)", y="best test accuracy so far (%)"
+        _style.wrap(len(epochs)),
+        height=2.3,
+        x="uplink, all clients (MB)",
+        y="best test accuracy so far (%)",
+        wide=len(looks) * len(dashes) > 10,
     )
-    axes[0].set_xscale("log")
     by_method, by_keep = {}, {}
     for ax, local_epochs in zip(axes, epochs, strict=True):
         if len(epochs) > 1:
@@ -42,4 +45,5 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
                 end = lost["uplink_bits"] / _BITS_PER_MEGABYTE
                 _style.lost(ax, own["uplink"], own["test_accuracy"], end, look["color"])
     _style.percent(axes)
+    _style.logarithmic(axes[0])
     return _style.finish(figure, [list(by_method.values()), list(by_keep.values())], runs)
