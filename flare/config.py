@@ -54,7 +54,7 @@ def check_keep(keep: Any) -> float | None:
     if keep is None or keep == "dense":
         return None
     try:
-        fraction = float(keep)
+        fraction = math.nan if isinstance(keep, bool) else float(keep)
     except (TypeError, ValueError):
         fraction = math.nan
     if not 0 < fraction <= 1:

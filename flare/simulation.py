@@ -217,6 +217,8 @@ def _answering(
 ) -> Iterator[list[int]]:
     """The clients that answer in each round, ascending; checked before the first round."""
     if participants is not None:
+        if available is not None:
+            raise ConfigError(f"participants, available: both given, and available is {available}; one of the two")
         given = [sorted(int(client) for client in ids) for ids in participants]
         if len(given) < rounds:
             raise ConfigError(f"participants: {len(given)} lists for {rounds} rounds; one list a round")
@@ -309,7 +311,10 @@ class _Federation:
         weights, velocity = self.weights, self.velocity
         weights.copy_(server)
         velocity.zero_()
-        torch.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.manual_seed(seed)
+        else:  # torch.manual_seed looks for a GPU each time, which costs more than a small step
+            torch.default_generator.manual_seed(seed)
         self.model.train()
         losses = []
         step = 0

@@ -19,8 +19,8 @@ from torch import Tensor
 
 # Elementwise work with temporaries goes block by block, so that the temporaries stay in the processor's cache.
 _BLOCK = 1 << 16
-# Blockwise maxima pay while the blocks that can hold a survivor are a small part of the tensor.
-_MAX_BLOCK, _MIN_BLOCK = 4096, 64
+# Tensors of this many entries or more are sampled before they are searched, with at most so many samples.
+_SAMPLED, _SAMPLE = 1 << 13, 1 << 14
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Layout:
         return out
 
     def percentiles(self, flat: Tensor, t: float) -> list[float]:
-        """Per tensor the entry of rank round_half_even((n-1) * t/100) of the ascending magnitudes; 0 for an empty one."""
+        """Per tensor, the entry of rank round_half_even((n-1) * t/100) of its ascending magnitudes; 0 if empty."""
         return [percentile(flat[part], t) if part.stop > part.start else 0.0 for part in self.slices()]
 
     def compress(self, flat: Tensor, keep: float | None, fidelity: str = "paper") -> Message:
@@ -146,38 +146,17 @@ def index_bits(numel: int) -> int:
 def select(x: Tensor, count: int, ordinary: Callable[[np.ndarray], np.ndarray] | None = None) -> Tensor:
     """Indices, ascending, of the `count` largest magnitudes of the vector x, ties broken by the lowest index.
 
-    An entry that is exactly 0 is never chosen, so the answer may be shorter than `count`. `ordinary` maps indices of
-    x to those that break ties where x is stored in another order. Equal to a full stable sort, in about one pass over
-    x where `count` is a small part of it: a magnitude below the count-th largest of the blocks' maxima cannot be
-    among the largest.
+    An entry that is exactly 0 is never chosen, so the answer may be shorter than `count`. `ordinary` maps indices of x
+    to those that break ties where x is stored in another order. Equal to a full stable sort, in about one pass over x: a
+    sample tells a magnitude that surely more than `count` entries reach, and only those are looked at again.
     """
     if x.is_cuda:
         return _select_cuda(x, count, ordinary)
-    size = x.numel()
     values = x.numpy()
-    # The largest power of two for which the blocks that hold survivors are at most an eighth of the tensor.
-    block = min(_MAX_BLOCK, 1 << (size // (8 * count)).bit_length() >> 1)
-    if block < _MIN_BLOCK:
-        return torch.from_numpy(_exact(np.abs(values), count, None, ordinary))
-    whole = size // block
-    low, high = torch.aminmax(x[: whole * block].view(whole, block), dim=1)
-    peaks = torch.maximum(high, low.neg_()).numpy()
-    bound = np.partition(peaks, whole - count)[whole - count]
-    rows = np.flatnonzero(peaks >= bound)
-    candidates = (rows[:, None] * block + np.arange(block)).ravel()
-    candidates = np.concatenate((candidates, np.arange(whole * block, size)))
-    magnitudes = np.abs(values[candidates])
-    worthy = magnitudes >= bound
-    return torch.from_numpy(_exact(magnitudes[worthy], count, candidates[worthy], ordinary))
-
-
-def _exact(
-    magnitudes: np.ndarray,
-    count: int,
-    indices: np.ndarray | None,
-    ordinary: Callable[[np.ndarray], np.ndarray] | None,
-) -> np.ndarray:
-    """The `count` largest of `magnitudes`, as positions or, where given, as the ascending `indices` they stand for."""
+    bound = _bracket(values, values.size - count, values.size)[0]
+    indices, magnitudes = _reaching(values, bound) if bound > 0 else (None, np.abs(values))
+    if magnitudes.size < count:  # the sample misled
+        indices, magnitudes = None, np.abs(values)
     if count >= magnitudes.size:
         chosen = np.flatnonzero(magnitudes)
     else:
@@ -191,7 +170,62 @@ def _exact(
                 stored = ties if indices is None else indices[ties]
                 ties = ties[np.argsort(ordinary(stored), kind="stable")]
             chosen = np.sort(np.concatenate((chosen, ties[:missing])))
-    return chosen if indices is None else indices[chosen]
+    return torch.from_numpy(chosen if indices is None else indices[chosen])
+
+
+def percentile(x: Tensor, t: float) -> float:
+    """The entry of rank round_half_even((n-1) * t/100) of the ascending magnitudes of the vector x; t in [0, 100]."""
+    rank = round((x.numel() - 1) * t / 100)
+    if x.is_cuda:
+        return float(x.abs().kthvalue(rank + 1).values)
+    values = x.numpy()
+    low, high = _bracket(values, rank, rank)
+    if low > 0:
+        below, between = 0, []
+        for _, magnitudes in _blocks(values):
+            below += int(np.count_nonzero(magnitudes < low))
+            between.append(magnitudes[(magnitudes >= low) & (magnitudes <= high)])
+        within = np.concatenate(between)
+        if 0 <= rank - below < within.size:
+            return float(np.partition(within, rank - below)[rank - below])
+    return float(np.partition(np.abs(values), rank)[rank])
+
+
+def _bracket(values: np.ndarray, first: int, last: int) -> tuple[float, float]:
+    """Two magnitudes between which, by a sample, those of the ranks `first` to `last` surely lie; (0, inf) if unknown.
+
+    A guess: whoever uses it checks it. Ranks are those of the ascending magnitudes.
+    """
+    if values.size < _SAMPLED:
+        return 0.0, math.inf
+    sample = np.abs(values[:: values.size // min(_SAMPLE, values.size // 32) | 1])
+    size = sample.size
+    ends = []
+    for rank, side in ((first, -1), (last, 1)):
+        share = rank / values.size
+        place = size * share + side * (4 * math.sqrt(size * share * (1 - min(share, 1))) + 8)
+        ends.append(math.floor(place) if side < 0 else math.ceil(place))
+    low = float(np.partition(sample, ends[0])[ends[0]]) if ends[0] >= 0 else 0.0
+    high = float(np.partition(sample, ends[1])[ends[1]]) if ends[1] < size else math.inf
+    return low, high
+
+
+def _blocks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Start and magnitudes of one cache-sized block after the other; the array is overwritten by the next."""
+    scratch = np.empty(min(_BLOCK, values.size), dtype=values.dtype)
+    for start in range(0, values.size, _BLOCK):
+        block = values[start : start + _BLOCK]
+        yield start, np.abs(block, out=scratch[: block.size])
+
+
+def _reaching(values: np.ndarray, bound: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices, ascending, and magnitudes of the entries whose magnitude is at least `bound`."""
+    indices, found = [], []
+    for start, magnitudes in _blocks(values):
+        at = np.flatnonzero(magnitudes >= bound)
+        indices.append(at + start)
+        found.append(magnitudes[at])
+    return np.concatenate(indices), np.concatenate(found)
 
 
 def _select_cuda(x: Tensor, count: int, ordinary: Callable[[np.ndarray], np.ndarray] | None) -> Tensor:
@@ -223,11 +257,3 @@ def select_above_rank(x: Tensor, rank: int) -> Tensor:
     at = x.numel() - rank
     array = magnitudes.numpy()
     return torch.from_numpy(np.flatnonzero(array > np.partition(array, at)[at]))
-
-
-def percentile(x: Tensor, t: float) -> float:
-    """The entry of rank round_half_even((n-1) * t/100) of the ascending magnitudes of the vector x; t in [0, 100]."""
-    rank = round((x.numel() - 1) * t / 100)
-    if x.is_cuda:
-        return float(x.abs().kthvalue(rank + 1).values)
-    return float(np.partition(np.abs(x.numpy()), rank)[rank])

@@ -250,7 +250,7 @@ def test_final_accuracy_by_keep_shows_means_seeds_and_the_dense_reference(tmp_pa
     tables.tabulate(runs, tmp_path / "tables")
     (ax,) = figures.draw("accuracy_by_keep", tables.read(tmp_path / "tables")).axes
     (reference,) = [line for line in ax.lines if line.get_color() == "#404040"]
-    assert set(reference.get_ydata()) == {pytest.approx(91)}
+    assert list(reference.get_ydata()) == pytest.approx([91, 91])
     (mean,) = lines_of(ax, "#D55E00")
     assert list(mean.get_ydata()) == pytest.approx([82, 60])
     assert list(mean.get_xdata()) == pytest.approx([1e-2, 1e-4])
@@ -308,19 +308,14 @@ for name in figures.names():
 
 
 def test_saved_figures_are_the_same_bytes_whenever_they_are_drawn(results: Path, tmp_path: Path) -> None:
-    for seed in ("1", "2"):
+    for seed, backend in (("1", "svg"), ("2", "agg")):
         (tmp_path / seed).mkdir()
         subprocess.run(
             [sys.executable, "-c", SAVE_ALL, str(results / "tables"), str(tmp_path / seed)],
             check=True,
             cwd=Path(figures.__file__).parents[2],
             # Another order of sets, another day, another user's settings.
-            env={
-                **os.environ,
-                "PYTHONHASHSEED": seed,
-                "SOURCE_DATE_EPOCH": seed,
-                "MPLBACKEND": ("svg", "agg")[seed == "2"],
-            },
+            env={**os.environ, "PYTHONHASHSEED": seed, "SOURCE_DATE_EPOCH": seed, "MPLBACKEND": backend},
         )
     written = sorted(path.name for path in (tmp_path / "1").iterdir())
     assert written == sorted(f"{name}.{format_}" for name in figures.names() for format_ in ("pdf", "png"))
@@ -345,7 +340,7 @@ def test_drawing_leaves_matplotlibs_settings_and_state_alone(results: Path) -> N
 
 def test_wrong_names_and_missing_tables_are_one_line(results: Path, tmp_path: Path) -> None:
     name = figures.names()[0]
-    with pytest.raises(ConfigError, match=f"figure: .* did you mean '{name}'"):
+    with pytest.raises(ConfigError, match=rf"figure: '{name}x' is unknown \(did you mean '{name}'"):
         figures.save(name + "x", results / "tables", "diverged", tmp_path / "x")
     with pytest.raises(ConfigError, match=r"experiment: 'divrged' is unknown \(did you mean 'diverged'"):
         figures.save(name, results / "tables", "divrged", tmp_path / "x")
@@ -368,7 +363,9 @@ def test_notebooks_are_kept_without_outputs(notebook: Path) -> None:
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
 
 
-@pytest.mark.parametrize(("notebook", "place"), list(zip(NOTEBOOKS, ("notebooks", "."), strict=True)))
+@pytest.mark.parametrize(
+    ("notebook", "place"), [(path, ("notebooks", ".")[number % 2]) for number, path in enumerate(NOTEBOOKS)]
+)
 def test_notebooks_run_from_their_folder_and_from_the_root(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notebook: Path, place: str
 ) -> None:
@@ -390,6 +387,8 @@ def test_notebooks_run_from_their_folder_and_from_the_root(
     shown = [output for cell in content.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in shown if output.output_type in ("error", "stream")]
     images = [output for output in shown if "image/png" in output.get("data", {})]
-    assert len(images) == (2 * len(figures.names()) if notebook.stem == "paper_figures" else 1)
+    assert images
+    if notebook.stem == "paper_figures":
+        assert len(images) == 2 * len(figures.names())
     said = json.dumps(shown)
     assert "two-keeps" in said and "one-seed" not in said

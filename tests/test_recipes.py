@@ -13,7 +13,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-
 from test_workflow import CONFIG, ROOT
 
 pytestmark = pytest.mark.workflow

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -222,7 +223,7 @@ def logarithmic(ax: Axes) -> None:
     if high < 30 * low:
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_minor_formatter(NullFormatter())
-    pass
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def handle(**look: Any) -> Line2D:
@@ -238,6 +239,7 @@ def finish(figure: Figure, groups: Iterable[Sequence[Line2D]], runs: pd.DataFram
     entries = [list(group) for group in groups if group]
     if (runs["status"] == "diverged").any():
         entries[0].append(handle(label="diverged run", **cross("#404040")))
+    renderer = FigureCanvasAgg(figure).get_renderer()
     for columns in range(max(map(len, entries)), 0, -1):
         rows = [group[start : start + columns] for group in entries for start in range(0, len(group), columns)]
         padded = [[*row, *(handle(label=" ", linestyle="none") for _ in range(columns - len(row)))] for row in rows]
@@ -247,8 +249,9 @@ def finish(figure: Figure, groups: Iterable[Sequence[Line2D]], runs: pd.DataFram
             loc="outside lower center",
             ncols=columns,
         )
-        figure.draw_without_rendering()
-        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
             break
         legend.remove()
+    # Ticks are made when they are first drawn, with the settings of that moment: now.
+    figure.draw_without_rendering()
     return figure
