@@ -147,8 +147,8 @@ def select(x: Tensor, count: int, ordinary: Callable[[np.ndarray], np.ndarray] |
     """Indices, ascending, of the `count` largest magnitudes of the vector x, ties broken by the lowest index.
 
     An entry that is exactly 0 is never chosen, so the answer may be shorter than `count`. `ordinary` maps indices of x
-    to those that break ties where x is stored in another order. Equal to a full stable sort, in about one pass over x: a
-    sample tells a magnitude that surely more than `count` entries reach, and only those are looked at again.
+    to those that break ties where x is stored in another order. Equal to a full stable sort, in about one pass over x:
+    a sample tells a magnitude that surely more than `count` entries reach, and only those are looked at again.
     """
     if x.is_cuda:
         return _select_cuda(x, count, ordinary)

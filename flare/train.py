@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flare.config import ConfigError, Run, check_settings
+from flare.tables import size
 
 
 def train(
@@ -156,7 +157,7 @@ class Progress:
         state = {
             "loss": f"{row['train_loss']:.4f}",
             "accuracy": f"{row['test_accuracy']:.4f}",
-            "uplink": megabytes(row["uplink_bits"]),
+            "uplink": size(row["uplink_bits"]),
         }
         if self._bar is not None:
             self._bar.set_postfix(state)
@@ -175,15 +176,5 @@ class Progress:
             else f"final accuracy {accuracy:.4f}, best {summary['best_accuracy']:.4f}"
         )
         where = "" if summary["diverged_round"] is None else f" in round {summary['diverged_round']}"
-        cost = f"uplink {megabytes(summary['uplink_bits'])}, {summary['wall_seconds']:.1f} s"
+        cost = f"uplink {size(summary['uplink_bits'])}, {summary['wall_seconds']:.1f} s"
         print(f"{summary['status']}{where}: {reached}, {cost}")
-
-
-def megabytes(bits: int) -> str:
-    """Bits as a size that a person reads, decimal units."""
-    size = bits / 8
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

@@ -187,11 +187,3 @@ def test_a_mirrored_run_has_an_id_of_its_settings(data: Path, tmp_path: Path) ->
     ids = [next((tmp_path / name).glob("wandb/*/run-*.wandb")).name for name in ("one", "two")]
     assert ids[0] == ids[1]
     assert tracking.MODES == ("offline", "online", "disabled")
-
-
-@pytest.mark.parametrize(
-    ("bits", "text"),
-    [(0, "0 B"), (8, "1 B"), (8 * 1500, "1.5 kB"), (8 * 2.5e6, "2.5 MB"), (8e15, "1e+03 TB")],
-)
-def test_sizes_for_people(bits: int, text: str) -> None:
-    assert train.megabytes(bits) == text

@@ -21,7 +21,7 @@ rule tabulate:
 rule plot:
     input:
         tables=expand(f"{TABLES}/{{table}}.csv", table=("rounds", "runs", "summary")),
-        code=lambda w: code(f"figures/{w.figure}", "figures/_style"),
+        code=lambda w: code(f"figures/{w.figure}", "figures/_style", "tables"),
     output:
         multiext(f"{RESULTS}/figures/{{experiment}}/{{figure}}", ".pdf", ".png"),
     log:
