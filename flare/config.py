@@ -122,6 +122,7 @@ class Run:
     double_softmax: bool = False
     shuffle: bool = False
     pad_to: int | None = None
+    staleness: bool = False
     partition: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"scheme": "contiguous"})
     model_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     method_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)

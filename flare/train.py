@@ -76,6 +76,7 @@ def train(
         on_round=lambda round_, _: progress.advance(round_),
         on_evaluate=report,
         shuffle=run.shuffle,
+        staleness=run.staleness,
     )
     summary = write_run(
         output,

@@ -23,6 +23,7 @@ GOOD = {
             "model_settings": {"width": 8},
             "clients": 4,
             "rounds": 3,
+            "staleness": True,
             "batch_size": 32,
             "learning_rate": 0.1,
             "keep": ["1e-2", "0.5"],
