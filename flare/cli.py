@@ -1,4 +1,4 @@
-"""The one command line: python -m flare fetch | train | tabulate | plot | show | check.
+"""The one command line: python -m flare fetch | train | count_labels | tabulate | plot | show | check.
 
 The rules of the workflow are thin calls of it. A wrong argument or setting is one line and exit code 2, before any
 work.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 
 from flare import config as configuration
 from flare.config import ConfigError, Run
+from flare.tracking import MODES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,12 +67,18 @@ def _parser() -> argparse.ArgumentParser:
             train.add_argument(flag, type=kind, required=field.default is field.default_factory)
     train.add_argument("--output", type=Path, required=True, help="the run's folder")
     train.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
-    train.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
+    train.add_argument("--device", help="cpu (default), cuda, cuda:1; or FLARE_DEVICE")
     train.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
-    train.add_argument("--wandb", default="offline", choices=("offline", "online", "disabled"))
-    train.add_argument("--wandb-project", default="flare-sweeps")
-    train.add_argument("--wandb-entity")
+    train.add_argument("--wandb", choices=MODES, help="offline (default), online, disabled; or WANDB_MODE")
     train.set_defaults(command=_train)
+
+    count = commands.add_parser("count_labels", help="count the samples of each class that each client holds")
+    for name, kind in (("experiment", str), ("dataset", str), ("clients", int), ("seed", int)):
+        count.add_argument(f"--{name}", type=kind, required=True)
+    count.add_argument("--partition", nargs="*", metavar="KEY=VALUE", type=_pair, default=[])
+    count.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
+    count.add_argument("--output", type=Path, required=True, help="the CSV file")
+    count.set_defaults(command=_count_labels)
 
     tabulate = commands.add_parser("tabulate", help="make the tables of some runs")
     tabulate.add_argument("runs", nargs="+", help="run folders; braces like seed-{1,2,3} are expanded")
@@ -121,12 +129,24 @@ def _train(chosen: argparse.Namespace) -> None:
         configuration.with_defaults(run),
         data=chosen.data,
         output=chosen.output,
-        device=chosen.device,
+        device=chosen.device or os.environ.get("FLARE_DEVICE", "cpu"),
         threads=chosen.threads,
-        wandb=chosen.wandb,
-        project=chosen.wandb_project,
-        entity=chosen.wandb_entity or None,
+        wandb=configuration.choose("WANDB_MODE", chosen.wandb or os.environ.get("WANDB_MODE", "offline"), MODES),
     )
+
+
+def _count_labels(chosen: argparse.Namespace) -> None:
+    from flare import datasets
+    from flare.datasets import partition
+    from flare.record import write_whole
+
+    split = datasets.load(chosen.dataset, chosen.data, "train")
+    parts = partition.split(split.targets, chosen.clients, dict(chosen.partition), chosen.seed, split.clients)
+    counts = partition.count(split.targets, parts, datasets.module(chosen.dataset).CLASSES)
+    lines = ["experiment,client,label,samples"]
+    for client, row in enumerate(counts):
+        lines += [f"{chosen.experiment},{client},{label},{samples}" for label, samples in enumerate(row)]
+    write_whole(chosen.output, "\n".join([*lines, ""]).encode())
 
 
 def _tabulate(chosen: argparse.Namespace) -> None:

@@ -132,12 +132,12 @@ class Run:
         """Where the run lies below results/runs."""
         return f"{self.experiment}/{self.method}/keep-{self.keep}/epochs-{self.local_epochs}/seed-{self.seed}"
 
-    def flags(self) -> str:
-        """The run as arguments of `python -m flare train`, quoted for a shell."""
+    def flags(self, *names: str) -> str:
+        """The run, or those fields of it, as arguments of `python -m flare train`, quoted for a shell."""
         words = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is None or value is False or value == {}:
+            if value is None or value is False or value == {} or (names and field.name not in names):
                 continue
             words.append("--" + field.name.replace("_", "-"))
             if isinstance(value, Mapping):

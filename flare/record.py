@@ -95,6 +95,16 @@ def write_run(
     return summary
 
 
+def size(bits: float) -> str:
+    """Bits as a size that a person reads: three digits, decimal units of bytes."""
+    amount, unit = bits / 8, "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 999.5:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.3g} {unit}" if amount < 999.5 else f"{amount:,.0f} {unit}"
+
+
 def git_commit() -> str | None:
     """Commit of the code that runs, with "-dirty" where a tracked file was changed; None outside a repository."""
     try:

@@ -27,7 +27,7 @@ from scipy.special import stdtrit
 
 from flare.config import choose
 from flare.datasets import DataError
-from flare.record import IDENTITY, write_whole
+from flare.record import IDENTITY, size, write_whole
 
 CELL = IDENTITY[:-1]
 ROUNDS = (*IDENTITY, "round", "uplink_bits", "downlink_bits", "train_loss", "test_loss", "test_accuracy")
@@ -85,7 +85,7 @@ def tabulate(folders: Sequence[Path], output: Path) -> None:
 
 
 def read(tables: Path, experiment: str | None = None) -> dict[str, pd.DataFrame]:
-    """The tables "rounds", "runs" and "summary" of a folder, all of them or those of one experiment.
+    """The tables "rounds", "runs" and "summary" of a folder; of one experiment, where it is named, with its "labels".
 
     Raises DataError where a table is missing, ConfigError for an unknown experiment.
     """
@@ -93,6 +93,7 @@ def read(tables: Path, experiment: str | None = None) -> dict[str, pd.DataFrame]
     if experiment is not None:
         choose("experiment", experiment, out["runs"]["experiment"].unique())
         out = {name: table[table["experiment"] == experiment].reset_index(drop=True) for name, table in out.items()}
+        out["labels"] = _read_table(Path(tables), f"labels/{experiment}")
     return out
 
 
@@ -169,16 +170,6 @@ def statistics(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFr
 def fraction(keep: str) -> float:
     """The number of a keep, for sorting: infinite for "dense"."""
     return math.inf if keep == "dense" else float(keep)
-
-
-def size(bits: float) -> str:
-    """Bits as a size that a person reads: three digits, decimal units of bytes."""
-    amount, unit = bits / 8, "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if amount < 999.5:
-            break
-        amount, unit = amount / 1000, larger
-    return f"{amount:.3g} {unit}" if amount < 999.5 else f"{amount:,.0f} {unit}"
 
 
 def _read_table(tables: Path, name: str) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -24,22 +25,22 @@ MODES = ("offline", "online", "disabled")
 class Mirror:
     """One run in W&B; every call is safe, also when W&B is absent, unreachable or broken."""
 
-    def __init__(self, run: Run, folder: Path, mode: str, project: str, entity: str | None) -> None:
+    def __init__(self, run: Run, folder: Path, mode: str) -> None:
         self._run: Any = None
         if mode == "disabled":
             return
         try:
-            self._run = self._start(run, folder, mode, project, entity)
+            self._run = self._start(run, folder, mode)
         except Exception as error:
             self._give_up(error)
             if mode == "online":  # no network, no key: keep the record here, `wandb sync` can send it later
                 try:
-                    self._run = self._start(run, folder, "offline", project, entity)
+                    self._run = self._start(run, folder, "offline")
                 except Exception as second:
                     self._give_up(second)
 
     @staticmethod
-    def _start(run: Run, folder: Path, mode: str, project: str, entity: str | None) -> Any:
+    def _start(run: Run, folder: Path, mode: str) -> Any:
         import wandb
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,9 +48,9 @@ class Mirror:
         settings = dataclasses.asdict(run)
         started = wandb.init(
             mode=mode,  # type: ignore[arg-type]
-            dir=folder,
-            project=project,
-            entity=entity,
+            dir=folder.resolve(),
+            project=os.environ.get("WANDB_PROJECT") or "flare-sweeps",
+            entity=os.environ.get("WANDB_ENTITY") or None,
             id=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
             name=run.folder,
             group=f"{run.experiment}/{run.method}/keep-{run.keep}/epochs-{run.local_epochs}",

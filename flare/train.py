@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flare.config import ConfigError, Run, check_settings
-from flare.tables import size
+from flare.record import size, write_run
 
 
 def train(
@@ -20,8 +20,6 @@ def train(
     device: str = "cpu",
     threads: int = 1,
     wandb: str = "offline",
-    project: str = "flare-sweeps",
-    entity: str | None = None,
 ) -> dict[str, Any]:
     """Carry out the run and write rounds.csv and run.json into `output`; returns what run.json says.
 
@@ -32,7 +30,6 @@ def train(
     import torch
 
     from flare import datasets, models, tracking
-    from flare.record import write_run
     from flare.simulation import cross_entropy, double_softmax, simulate
 
     torch.set_num_threads(threads)
@@ -48,7 +45,7 @@ def train(
     settings = check_settings(models.load(run.model).Settings, run.model_settings, "model_settings")
     model = models.create(run.model, shape, source.CLASSES, settings, run.seed)
 
-    mirror = tracking.Mirror(run, output, wandb, project, entity)
+    mirror = tracking.Mirror(run, output, wandb)
     progress = Progress(run)
 
     def report(row: dict[str, Any]) -> None:

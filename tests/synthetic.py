@@ -18,6 +18,10 @@ COLUMNS = (
     "experiment,dataset,model,method,keep,local_epochs,seed,"
     "round,uplink_bits,downlink_bits,train_loss,test_loss,test_accuracy"
 )
+STALENESS = (
+    *("staleness_mean", "staleness_p50", "staleness_p90", "staleness_p99"),
+    *("never_sent", "memory_norm", "message_norm", "memory_cosine"),
+)
 PARAMETERS = 50_890
 DENSE_BITS = 10 * 32 * PARAMETERS
 _LEVEL = {"fedavg": 0.915, "flare": 0.905, "topk": 0.885, "fedprox": 0.88, "ef21": 0.875, "ffl": 0.87}
@@ -34,12 +38,13 @@ def write_run(
     evaluated: Sequence[int] | None = None,
     accuracies: Sequence[float] | None = None,
     diverged_round: int | None = None,
+    staleness: bool = False,
     change: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write one run's files below results/runs; returns its folder.
 
     evaluated: the rounds with a row (default every 10th of 100 and the last). accuracies: one per row, or made up.
-    diverged_round: the run ended there. change: other values in run.json.
+    diverged_round: the run ended there. staleness: with those columns. change: other values in run.json.
     """
     evaluated = list(evaluated if evaluated is not None else [*range(0, 100, 10), 99])
     planned = evaluated[-1] + 1
@@ -73,6 +78,15 @@ def write_run(
         f"{start},{r},{(r + 1) * per_round},{(r + 1) * DENSE_BITS},{3 * (1 - a)!r},{2.5 * (1 - a)!r},{a!r}"
         for r, a in zip(evaluated, accuracies, strict=True)
     ]
+    header = COLUMNS
+    if staleness:
+        header += "," + ",".join(STALENESS)
+        ages = [0 if keep == "dense" else min(r + 1, 3 - 8 * math.log10(fraction)) for r in evaluated]
+        norm = [math.nan if method == "ef21" else age**0.5 for age in ages]
+        lines = [
+            f"{line},{0.6 * age!r},{0.5 * age!r},{0.9 * age!r},{age!r},{1 / (r + 1)!r},{n if n == n else ''},1.0,0.1"
+            for line, r, age, n in zip(lines, evaluated, ages, norm, strict=True)
+        ]
     run = {
         **identity,
         "status": "finished" if diverged_round is None else "diverged",
@@ -96,9 +110,18 @@ def write_run(
     }
     folder = results / "runs" / experiment / method / f"keep-{keep}" / f"epochs-{local_epochs}" / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "rounds.csv").write_text("\n".join([COLUMNS, *lines]) + "\n")
+    (folder / "rounds.csv").write_text("\n".join([header, *lines]) + "\n")
     (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
     return folder
+
+
+def write_labels(tables: Path, experiment: str, clients: int = 10, classes: int = 10) -> None:
+    """Write the table of samples of each class that each client holds: some classes each, in turn."""
+    rows = ["experiment,client,label,samples"]
+    for client, label in itertools.product(range(clients), range(classes)):
+        rows.append(f"{experiment},{client},{label},{(7 * client + 13 * label) % 40 * ((client + label) % 3 != 0)}")
+    (tables / "labels").mkdir(parents=True, exist_ok=True)
+    (tables / "labels" / f"{experiment}.csv").write_text("\n".join([*rows, ""]))
 
 
 def write_sweep(
@@ -110,6 +133,7 @@ def write_sweep(
     local_epochs: Sequence[int] = (1,),
     seeds: Sequence[int] = (1, 2, 3),
     diverged: Mapping[tuple[str, str, int], int] | None = None,
+    staleness: bool = False,
 ) -> list[Path]:
     """Write an experiment's runs; returns their folders in the order of a configuration.
 
@@ -125,6 +149,7 @@ def write_sweep(
             local_epochs=epochs,
             seed=seed,
             diverged_round=lost.get((method, keep, seed)),
+            staleness=staleness,
         )
         for method in methods
         for keep, epochs, seed in itertools.product(["dense"] if method == "fedavg" else keeps, local_epochs, seeds)

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
-from synthetic import write_run, write_sweep
+from synthetic import write_labels, write_run, write_sweep
 
 from flare import algorithms, figures, tables
 from flare.config import ConfigError
@@ -51,9 +51,15 @@ SWEEPS = {
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with the tables of all sweeps, and of one of three rounds only."""
     folder = tmp_path_factory.mktemp("results")
-    runs = [run for name, sweep in SWEEPS.items() for run in write_sweep(folder, experiment=name, **sweep)]
-    runs += [write_run(folder, experiment="three-rounds", seed=seed, evaluated=range(3)) for seed in (1, 2)]
+    runs = [
+        run for name, sweep in SWEEPS.items() for run in write_sweep(folder, experiment=name, staleness=True, **sweep)
+    ]
+    runs += [
+        write_run(folder, experiment="three-rounds", seed=seed, evaluated=range(3), staleness=True) for seed in (1, 2)
+    ]
     tables.tabulate(runs, folder / "tables")
+    for number, name in enumerate((*SWEEPS, "three-rounds")):
+        write_labels(folder / "tables", name, clients=(10, 1, 4, 100)[number % 4], classes=(10, 86)[number % 5 == 3])
     return folder
 
 
@@ -105,6 +111,16 @@ def test_figures_are_found_by_listing_the_folder() -> None:
     folder = Path(figures.__file__).parent
     assert figures.names() == sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
     assert {"accuracy_by_keep", "accuracy_by_round", "accuracy_by_uplink"} <= set(figures.names())
+
+
+def test_a_figure_that_needs_what_was_not_measured_is_not_asked_for(tmp_path: Path) -> None:
+    assert "staleness" not in figures.of({}) and "staleness" not in figures.of({"staleness": False})
+    assert figures.of({"staleness": True}) == figures.names()
+    tables.tabulate(write_sweep(tmp_path), tmp_path / "tables")
+    write_labels(tmp_path / "tables", "fashion-fc")
+    assert figures.possible(tables.read(tmp_path / "tables", "fashion-fc")) == figures.of({})
+    tables.tabulate(write_sweep(tmp_path, staleness=True), tmp_path / "tables")
+    assert figures.possible(tables.read(tmp_path / "tables", "fashion-fc")) == figures.names()
 
 
 def test_listing_figures_imports_nothing_heavy() -> None:

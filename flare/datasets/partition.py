@@ -102,6 +102,11 @@ def split(
     return _shards(by_class, clients, scheme.classes_per_client, rng)
 
 
+def count(targets: np.ndarray, parts: list[np.ndarray], classes: int) -> np.ndarray:
+    """Samples of each class that each client holds, (clients, classes): for text, characters."""
+    return np.stack([np.bincount(targets[part].ravel(), minlength=classes) for part in parts])
+
+
 def _dirichlet(by_class: list[np.ndarray], clients: int, alpha: float, rng: np.random.Generator) -> list[np.ndarray]:
     for _ in range(REDRAWS):
         shares = rng.dirichlet(np.full(clients, alpha), size=len(by_class))

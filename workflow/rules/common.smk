@@ -3,8 +3,6 @@ import os
 import sys
 
 ROOT = workflow.basedir
-# Rules call `python -m flare` of this checkout, from whatever working directory and environment.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
 sys.path.insert(0, ROOT)
 
 from flare import figures
@@ -16,25 +14,30 @@ except ConfigError as error:
     print(f"flare: {error}", file=sys.stderr)
     sys.exit(2)
 
-# What does not decide a result stays out of `params`: a change of it re-runs nothing. Shell commands read it from config.
-for key, value in {"data": "data", "results": "results", "device": "cpu", "threads": 1, "wandb": {}}.items():
-    config.setdefault(key, value)
-config["wandb"] = {"mode": "offline", "project": "flare-sweeps", "entity": ""} | {
-    key: value for key, value in config["wandb"].items() if value is not None
-}
+DATA = config.get("data", "data")
+RESULTS = config.get("results", "results")
+THREADS = config.get("threads", 1)
+WANDB = config.get("wandb", {})
+# What does not decide a result is in no rule's params, so that changing it re-runs nothing: jobs inherit it. And rules
+# call `python -m flare` of this checkout, from whatever working directory and environment.
+os.environ.update(
+    PYTHONPATH=os.pathsep.join(filter(None, (ROOT, os.getenv("PYTHONPATH")))),
+    FLARE_DEVICE=config.get("device", "cpu"),
+    WANDB_MODE=WANDB.get("mode", "offline"),
+    WANDB_PROJECT=WANDB.get("project", "flare-sweeps"),
+    WANDB_ENTITY=WANDB.get("entity") or "",
+)
 
-DATA = config["data"]
-RESULTS = config["results"]
 TABLES = f"{RESULTS}/tables"
 ENV = f"{ROOT}/workflow/envs/flare.yaml"
 RUN = "{experiment}/{method}/keep-{keep}/epochs-{local_epochs}/seed-{seed}"
 RUNS = {run.folder: run for run in runs(config)}
-FIGURES = expand(
-    f"{RESULTS}/figures/{{experiment}}/{{figure}}.{{format}}",
-    experiment=config["experiments"],
-    figure=figures.names(),
-    format=("pdf", "png"),
-)
+FIGURES = [
+    f"{RESULTS}/figures/{name}/{figure}.{format}"
+    for name, experiment in config["experiments"].items()
+    for figure in figures.of(experiment)
+    for format in ("pdf", "png")
+]
 
 
 wildcard_constraints:
@@ -50,6 +53,12 @@ wildcard_constraints:
 def run_of(wildcards):
     """The run that a job is for."""
     return RUNS[RUN.format(**wildcards)]
+
+
+def dealt(experiment):
+    """What decides the split of an experiment's data, as arguments of `python -m flare count_labels`."""
+    run = next(run for run in RUNS.values() if run.experiment == experiment)
+    return run.flags("experiment", "dataset", "clients", "seed", "partition")
 
 
 def code(*names):

@@ -3,12 +3,12 @@ rule fetch:
     input:
         lambda w: code(f"datasets/{w.dataset}"),
     output:
-        f"{DATA}/{{dataset}}/manifest.json",
-        f"{DATA}/{{dataset}}/train.npz",
-        f"{DATA}/{{dataset}}/test.npz",
+        manifest=f"{DATA}/{{dataset}}/manifest.json",
+        splits=expand(f"{DATA}/{{{{dataset}}}}/{{split}}.npz", split=("train", "test")),
     log:
         f"{RESULTS}/logs/fetch/{{dataset}}.log",
     conda:
         ENV
     shell:
-        "python -m flare fetch --dataset {wildcards.dataset} --data {config[data]:q} > {log:q} 2>&1"
+        "python -m flare fetch --dataset {wildcards.dataset}"
+        ' --data "$(dirname "$(dirname {output.manifest:q})")" > {log:q} 2>&1'

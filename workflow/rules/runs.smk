@@ -8,17 +8,16 @@ rule train:
         model=lambda w: code(f"models/{run_of(w).model}"),
         engine=code("simulation", "sparsify", "train", "datasets/partition"),
     output:
-        f"{RESULTS}/runs/{RUN}/rounds.csv",
-        f"{RESULTS}/runs/{RUN}/run.json",
+        rounds=f"{RESULTS}/runs/{RUN}/rounds.csv",
+        run=f"{RESULTS}/runs/{RUN}/run.json",
     log:
         f"{RESULTS}/logs/train/{RUN}.log",
     conda:
         ENV
-    threads: config["threads"]
+    threads: THREADS
     params:
         # Only what decides the result: a changed setting plans the runs it touches and no others.
         run=lambda w: run_of(w).flags(),
     shell:
-        'python -m flare train {params.run} --output "$(dirname {output[0]:q})" --data {config[data]:q}'
-        " --device {config[device]} --threads {threads} --wandb {config[wandb][mode]}"
-        " --wandb-project {config[wandb][project]} --wandb-entity={config[wandb][entity]} > {log:q} 2>&1"
+        'python -m flare train {params.run} --output "$(dirname {output.run:q})"'
+        ' --data "$(dirname "$(dirname {input.manifest:q})")" --threads {threads} > {log:q} 2>&1'
