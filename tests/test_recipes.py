@@ -59,6 +59,6 @@ def test_the_sweep_picks_the_new_method_up(tree: Path) -> None:
 
 
 def test_the_new_method_is_tested_unasked(tree: Path) -> None:
-    done = run(tree, "pytest", "-q", "-p", "no:cacheprovider", "tests/test_limits.py", "-k", "leaky")
+    done = run(tree, "pytest", "-q", "-n0", "-p", "no:cacheprovider", "tests/test_limits.py", "-k", "leaky")
     assert done.returncode == 0, done.stdout
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 2
