@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import COLUMNS, DENSE_BITS, write_run, write_sweep
+from synthetic import COLUMNS, DENSE_BITS, write_labels, write_run, write_sweep
 
 from flare import tables
 from flare.config import ConfigError
@@ -362,8 +362,11 @@ def test_read_gives_one_experiment_or_all(tmp_path: Path) -> None:
     # Names that a CSV reader takes for missing or for numbers.
     folders = [f for name in ("NA", "1e-3", "007") for f in write_sweep(tmp_path, experiment=name, seeds=[1])]
     tables.tabulate(folders, tmp_path / "tables")
+    write_labels(tmp_path / "tables", "NA")
     assert set(tables.read(tmp_path / "tables")["runs"]["experiment"]) == {"NA", "1e-3", "007"}
-    for table in tables.read(tmp_path / "tables", "NA").values():
+    of_one = tables.read(tmp_path / "tables", "NA")
+    assert set(of_one) == {"runs", "summary", "rounds", "labels"}
+    for table in of_one.values():
         assert set(table["experiment"]) == {"NA"}
         assert table.index.tolist() == list(range(len(table)))
     with pytest.raises(ConfigError, match=r"experiment: '1e-4' is unknown \(did you mean '1e-3'\?\)"):

@@ -129,16 +129,21 @@ def wrap(count: int) -> list[int]:
     return [min(columns, count - start) for start in range(0, count, columns)]
 
 
-def panels(rows: Sequence[int], *, height: float, x: str, y: str, wide: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure with `rows[i]` axes in row i, sharing x and y; `height` of one row in inches, labels x and y.
+def panels(
+    rows: Sequence[int], *, height: float, x: str, y: str | Sequence[str], wide: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `rows[i]` axes in row i; `height` of one row in inches, labels x and y.
 
-    One column of panels is as wide as a column of text; more, or a `wide` one, are as wide as one and a half.
+    All share x, and y too; where y are several labels, the rows take them in turn and those of one label share y. One
+    column of panels is as wide as a column of text; more, or a `wide` one, are as wide as one and a half.
     """
-    columns = max(rows)
+    columns, labels = max(rows), [y] if isinstance(y, str) else y
     figure = Figure(figsize=(WIDTHS[wide or columns > 1], height * len(rows) + 0.4), layout="constrained")
-    grid = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(len(rows), columns, sharex=True, sharey="row", squeeze=False)
     for row, count in enumerate(rows):
-        grid[row, 0].set_ylabel(y)
+        grid[row, 0].set_ylabel(labels[row % len(labels)])
+        if row >= len(labels):
+            grid[row, 0].sharey(grid[row % len(labels), 0])
         for column, ax in enumerate(grid[row]):
             if column >= count:
                 ax.remove()
