@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 # Elementwise work with temporaries goes block by block, so that the temporaries stay in the processor's cache.
-_BLOCK = 1 << 16
+_BLOCK = 1 << 17
 # Tensors of this many entries or more are sampled before they are searched, with at most so many samples.
-_SAMPLED, _SAMPLE = 1 << 13, 1 << 14
+_SAMPLED, _SAMPLE = 1 << 13, 1 << 16
+# Where few entries are wanted, only rows of this many whose largest magnitude is large are searched.
+_ROW = 512
 
 
 @dataclass(frozen=True)
@@ -148,29 +150,69 @@ def select(x: Tensor, count: int, ordinary: Callable[[np.ndarray], np.ndarray] |
 
     An entry that is exactly 0 is never chosen, so the answer may be shorter than `count`. `ordinary` maps indices of x
     to those that break ties where x is stored in another order. Equal to a full stable sort, in about one pass over x:
-    a sample tells a magnitude that surely more than `count` entries reach, and only those are looked at again.
+    the pass leaves a few candidates that surely hold the answer, and only those are looked at again.
     """
     if x.is_cuda:
         return _select_cuda(x, count, ordinary)
     values = x.numpy()
-    bound = _bracket(values, values.size - count, values.size)[0]
-    indices, magnitudes = _reaching(values, bound) if bound > 0 else (None, np.abs(values))
-    if magnitudes.size < count:  # the sample misled
-        indices, magnitudes = None, np.abs(values)
+    indices, magnitudes = _in_largest_rows(x, count) if 0 < count * _ROW * 8 <= values.size else _sampled(values, count)
     if count >= magnitudes.size:
         chosen = np.flatnonzero(magnitudes)
     else:
         rank = magnitudes.size - count
         threshold = np.partition(magnitudes, rank)[rank]
-        chosen = np.flatnonzero(magnitudes > threshold)
-        missing = count - chosen.size
-        if threshold > 0 and missing:
-            ties = np.flatnonzero(magnitudes == threshold)
-            if ordinary is not None and ties.size > missing:
+        chosen = np.flatnonzero((magnitudes >= threshold) & (magnitudes > 0))
+        if chosen.size > count:
+            tied = magnitudes[chosen] == threshold
+            certain, ties = chosen[~tied], chosen[tied]
+            if ordinary is not None:
                 stored = ties if indices is None else indices[ties]
                 ties = ties[np.argsort(ordinary(stored), kind="stable")]
-            chosen = np.sort(np.concatenate((chosen, ties[:missing])))
+            chosen = np.sort(np.concatenate((certain, ties[: count - certain.size])))
     return torch.from_numpy(chosen if indices is None else indices[chosen])
+
+
+def _in_largest_rows(x: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices, ascending, and magnitudes of candidates for the `count` largest; for few among many.
+
+    The largest magnitude of each short row of x is one entry, so the `count`-th largest of those bounds the answer from
+    below, and only the rows that reach it can hold a part of it.
+    """
+    values = x.numpy()
+    rows = x[: x.numel() // _ROW * _ROW].view(-1, _ROW)
+    largest = np.empty(len(rows), dtype=values.dtype)
+    step = _BLOCK // _ROW
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        np.maximum(block.amax(1).numpy(), -block.amin(1).numpy(), out=largest[start : start + step])
+    bound = np.partition(largest, largest.size - count)[largest.size - count]
+    reaching = np.flatnonzero((largest >= bound) & (largest > 0))
+    indices = (reaching[:, None] * _ROW + np.arange(_ROW)).ravel()
+    indices = np.concatenate((indices, np.arange(largest.size * _ROW, values.size)))
+    magnitudes = np.abs(values[indices])
+    kept = np.flatnonzero(magnitudes >= bound)
+    return indices[kept], magnitudes[kept]
+
+
+def _sampled(values: np.ndarray, count: int) -> tuple[np.ndarray | None, np.ndarray]:
+    """Indices, ascending (None: all), and magnitudes of candidates for the `count` largest.
+
+    A sample tells a magnitude that surely more than `count` entries reach, but not many more; should it mislead, all
+    entries are candidates.
+    """
+    bound = _bracket(values, values.size - count, values.size)[0]
+    if bound > 0:
+        indices, found = [], []
+        scratch = np.empty(min(_BLOCK, values.size), dtype=values.dtype)
+        for start in range(0, values.size, _BLOCK):
+            block = values[start : start + _BLOCK]
+            magnitudes = np.abs(block, out=scratch[: block.size])
+            at = np.flatnonzero(magnitudes >= bound)
+            indices.append(at + start)
+            found.append(magnitudes.take(at))
+        if sum(map(len, found)) >= count:
+            return np.concatenate(indices), np.concatenate(found)
+    return None, np.abs(values)
 
 
 def percentile(x: Tensor, t: float) -> float:
@@ -180,14 +222,25 @@ def percentile(x: Tensor, t: float) -> float:
         return float(x.abs().kthvalue(rank + 1).values)
     values = x.numpy()
     low, high = _bracket(values, rank, rank)
-    if low > 0:
+    if 0 < low <= high < math.inf:
+        # The bits of magnitudes, as whole numbers, are in the same order, and less those of low they tell "between low
+        # and high" in one comparison: what is below low wraps round to the greatest numbers.
+        kind = np.dtype(f"u{values.itemsize}").type
+        first, last = (np.array(end, dtype=values.dtype).view(kind) << 1 for end in (low, high))
+        wrapped = np.negative(first)
+        bits = values.view(kind)
+        scratch = np.empty(min(_BLOCK, bits.size), dtype=kind)
         below, between = 0, []
-        for _, magnitudes in _blocks(values):
-            below += int(np.count_nonzero(magnitudes < low))
-            between.append(magnitudes[(magnitudes >= low) & (magnitudes <= high)])
+        for start in range(0, bits.size, _BLOCK):
+            block = bits[start : start + _BLOCK]
+            above_low = np.left_shift(block, 1, out=scratch[: block.size])  # shifts the sign away
+            above_low -= first
+            between.append(above_low.take(np.flatnonzero(above_low <= last - first)))
+            below += int(np.count_nonzero(above_low >= wrapped))
         within = np.concatenate(between)
         if 0 <= rank - below < within.size:
-            return float(np.partition(within, rank - below)[rank - below])
+            found = np.partition(within, rank - below)[rank - below]
+            return float(((found + first) >> 1).view(values.dtype))
     return float(np.partition(np.abs(values), rank)[rank])
 
 
@@ -208,24 +261,6 @@ def _bracket(values: np.ndarray, first: int, last: int) -> tuple[float, float]:
     low = float(np.partition(sample, ends[0])[ends[0]]) if ends[0] >= 0 else 0.0
     high = float(np.partition(sample, ends[1])[ends[1]]) if ends[1] < size else math.inf
     return low, high
-
-
-def _blocks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Start and magnitudes of one cache-sized block after the other; the array is overwritten by the next."""
-    scratch = np.empty(min(_BLOCK, values.size), dtype=values.dtype)
-    for start in range(0, values.size, _BLOCK):
-        block = values[start : start + _BLOCK]
-        yield start, np.abs(block, out=scratch[: block.size])
-
-
-def _reaching(values: np.ndarray, bound: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices, ascending, and magnitudes of the entries whose magnitude is at least `bound`."""
-    indices, found = [], []
-    for start, magnitudes in _blocks(values):
-        at = np.flatnonzero(magnitudes >= bound)
-        indices.append(at + start)
-        found.append(magnitudes[at])
-    return np.concatenate(indices), np.concatenate(found)
 
 
 def _select_cuda(x: Tensor, count: int, ordinary: Callable[[np.ndarray], np.ndarray] | None) -> Tensor:
