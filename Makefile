@@ -25,8 +25,8 @@ run: setup ## run the sweep of CONFIG on CORES cores, then show its tables and f
 	$(IN) snakemake --cores $(CORES) --configfile "$(CONFIG)" $(ARGS)
 	@$(IN) python -m flare show
 
-report: run ## the same, then write results/report.html
-	$(IN) snakemake --configfile "$(CONFIG)" --report results/report.html
+report: setup ## run it, and write results/report.html: all of it as one page
+	$(IN) snakemake report --cores $(CORES) --configfile "$(CONFIG)" $(ARGS)
 
 paper-dry: setup ## plan the paper's full sweep; run nothing
 	$(IN) snakemake --dry-run --quiet --configfile config/paper.yaml $(ARGS)

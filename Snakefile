@@ -11,22 +11,62 @@ if "experiments" not in config:
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
+include: "workflow/rules/tune.smk"
 include: "workflow/rules/runs.smk"
 include: "workflow/rules/assemble.smk"
+include: "workflow/rules/plan.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+# Overall progress, throughput and time left, now and then on a terminal.
+onstart:
+    status.follow(config)
+
+
+# What takes seconds, and what needs the internet, runs where Snakemake does, also on a cluster.
+localrules:
+    all,
+    tables,
+    figures,
+    fetch,
+    tabulate,
+    count_labels,
+    plot,
+    tabulate_studies,
+    export_studies,
 
 
 rule all:
     default_target: True
     input:
+        manifests,
         rules.tabulate.output,
-        FIGURES,
+        rules.compare.output,
+        rules.judge.output,
+        figures_at_hand,
+        NOTEBOOKS,
+        rules.report.output,
+        [rules.tabulate_studies.output, rules.export_studies.output] if STUDIES else [],
 
 
 rule tables:
     input:
         rules.tabulate.output,
+        rules.compare.output,
+        rules.judge.output,
 
 
 rule figures:
     input:
-        FIGURES,
+        figures_at_hand,
+
+
+# All that the report shows.
+rule evidence:
+    input:
+        rules.tabulate.output,
+        rules.judge.output,
+        figures_at_hand,
+        NOTEBOOKS,

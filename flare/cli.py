@@ -1,4 +1,4 @@
-"""The one command line: python -m flare fetch | train | count_labels | tabulate | plot | show | check.
+"""The one command line: python -m flare COMMAND; `python -m flare --help` lists the commands.
 
 The rules of the workflow are thin calls of it. A wrong argument or setting is one line and exit code 2, before any
 work.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,16 +17,20 @@ from typing import Any
 
 import yaml
 
+from flare import checkpoint, tuning
 from flare import config as configuration
 from flare.config import ConfigError, Run
 from flare.tracking import MODES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 2 for wrong input."""
+    """Run one command; returns the exit code: 0, 1 where some runs failed, 2 for wrong input, 75 for interrupted."""
     chosen = _parser().parse_args(arguments)
     try:
-        chosen.command(chosen)
+        return int(chosen.command(chosen) or 0)
+    except checkpoint.Interrupted as signal:
+        print(f"flare: {signal}: saved; the same command goes on from there", file=sys.stderr)
+        return checkpoint.RESUMABLE
     except ConfigError as error:
         print(f"flare: {error}", file=sys.stderr)
         return 2
@@ -56,21 +61,48 @@ def _parser() -> argparse.ArgumentParser:
     fetch.set_defaults(command=_fetch)
 
     train = commands.add_parser("train", help="carry out one run; keys as in config/README.md")
-    for field in dataclasses.fields(Run):
-        flag = "--" + field.name.replace("_", "-")
-        if field.name in ("partition", "model_settings", "method_settings"):
-            train.add_argument(flag, nargs="*", metavar="KEY=VALUE", type=_pair)
-        elif field.type == "bool":
-            train.add_argument(flag, action="store_true", default=None)
-        else:
-            kind = {"int": int, "float": float}.get(str(field.type).split(" ")[0], str)
-            train.add_argument(flag, type=kind, required=field.default is field.default_factory)
-    train.add_argument("--output", type=Path, required=True, help="the run's folder")
-    train.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
-    train.add_argument("--device", help="cpu (default), cuda, cuda:1; or FLARE_DEVICE")
-    train.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
-    train.add_argument("--wandb", choices=MODES, help="offline (default), online, disabled; or WANDB_MODE")
+    _add_run(train)
+    train.add_argument(
+        "--values", type=Path, nargs="*", default=[], help="a study's best.yaml, or proposals.json with --trial"
+    )
+    train.add_argument(
+        *("--output", "-o"),
+        type=Path,
+        nargs="+",
+        required=True,
+        help="the run's folder; several, each called seed-N: that many runs, instead of --seed",
+    )
+    train.add_argument(
+        "--jobs-per-gpu",
+        type=int,
+        default=os.environ.get("FLARE_JOBS_PER_GPU") or "1",
+        help="processes that share a GPU (default: 1); or FLARE_JOBS_PER_GPU",
+    )
+    for unit, number in (("seconds", float), ("rounds", int)):
+        variable = f"FLARE_CHECKPOINT_{unit.upper()}"
+        train.add_argument(
+            f"--checkpoint-{unit}",
+            type=number,
+            default=os.environ.get(variable) or None,
+            help=f"from one checkpoint to the next; or {variable}",
+        )
     train.set_defaults(command=_train)
+
+    for name, words in (
+        ("propose", "propose the values of a study's next batch of trials"),
+        ("tune", "conclude a study from its trials or, --mode single, carry it out"),
+    ):
+        study = commands.add_parser(name, help=words)
+        _add_run(study, without=("seed", "tuned", "trial", "validation"))
+        study.add_argument("--output", type=Path, required=True, help="the study's folder")
+        study.add_argument("--space", nargs="+", type=_pair, required=True, metavar="KEY=RANGE", help="what is tuned")
+        study.add_argument("--seeds", nargs="+", type=int, required=True, help="of the runs of every trial")
+        for field in dataclasses.fields(tuning.Study):
+            if field.name in ("batches", "trials", "validation", "objective", "mode", "seed"):
+                flag = "--study-seed" if field.name == "seed" else f"--{field.name}"
+                study.add_argument(flag, type=type(field.default), default=field.default)
+        study.add_argument("--batch", type=int, default=0, help="which batch is proposed, from 0")
+        study.set_defaults(command=_propose if name == "propose" else _tune)
 
     count = commands.add_parser("count_labels", help="count the samples of each class that each client holds")
     for name, kind in (("experiment", str), ("dataset", str), ("clients", int), ("seed", int)):
@@ -92,14 +124,70 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--output", type=Path, required=True, help="file name without .pdf and .png")
     plot.set_defaults(command=_plot)
 
+    studies = commands.add_parser("tabulate_studies", help="make the table of some studies")
+    studies.add_argument("studies", nargs="+", type=Path, help="the studies' folders")
+    studies.add_argument("--output", type=Path, required=True, help="file name without .csv and .md")
+    studies.set_defaults(command=_tabulate_studies)
+
+    export = commands.add_parser("export_studies", help="hand finished studies to Optuna, for optuna-dashboard")
+    export.add_argument("studies", nargs="+", type=Path, help="the studies' folders")
+    export.add_argument("--output", type=Path, required=True, help="the file of Optuna's JournalFileBackend")
+    export.add_argument("--storage", help="and the URL of a database; or FLARE_STORAGE")
+    export.set_defaults(command=_export_studies)
+
     show = commands.add_parser("show", help="print the summary table")
     show.add_argument("results", nargs="?", type=Path, default=Path("results"))
     show.set_defaults(command=_show)
+
+    judge = commands.add_parser("judge", help="say what the runs say of the paper's claims")
+    judge.add_argument("--tables", type=Path, default=Path("results/tables"), help="folder of the tables")
+    judge.set_defaults(command=_judge)
+
+    gather = commands.add_parser("gather_trials", help="make the table of the trials of an experiment's studies")
+    gather.add_argument("studies", nargs="+", type=Path, help="the studies' folders")
+    gather.add_argument("--output", type=Path, required=True, help="the CSV file")
+    gather.set_defaults(command=_gather_trials)
+
+    status = commands.add_parser("status", help="count the finished, running, diverged and failed runs of a sweep")
+    status.add_argument("config", nargs="?", type=Path, default=Path("config/config.yaml"))
+    status.set_defaults(command=_status)
+
+    compare = commands.add_parser("compare", help="set the runs beside the numbers that the FLARE authors published")
+    compare.add_argument("runs", nargs="+", help="run folders; braces like seed-{1,2,3} are expanded")
+    compare.add_argument("--reference", type=Path, default=Path("config/reference.csv"))
+    compare.add_argument("--output", type=Path, required=True, help="file name without .csv and .md")
+    compare.set_defaults(command=_compare)
+
+    plan = commands.add_parser("plan", help="estimate what a configuration costs: runs, operations, memory, hours")
+    plan.add_argument("--config", type=Path, default=Path("config/config.yaml"))
+    plan.add_argument("--data", type=Path, help="folder of the data sets (default: the configuration's)")
+    plan.add_argument("--output", type=Path, help="a CSV file, beside what is printed")
+    plan.set_defaults(command=_plan)
 
     check = commands.add_parser("check", help="check a configuration and say how many runs it asks for")
     check.add_argument("config", nargs="?", type=Path, default=Path("config/config.yaml"))
     check.set_defaults(command=_check)
     return parser
+
+
+def _add_run(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+    """The fields of a run, and what carries one out."""
+    for field in dataclasses.fields(Run):
+        if field.name in without:
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        if field.name in ("partition", "model_settings", "method_settings", "tuned"):
+            parser.add_argument(flag, nargs="*", metavar="KEY=VALUE", type=_pair)
+        elif field.type == "bool":
+            parser.add_argument(flag, action="store_true", default=None)
+        else:
+            of: Any = {"int": int, "float": float}.get(str(field.type).split(" ")[0], str)
+            needed = field.default is field.default_factory and field.name not in ("seed", "learning_rate")
+            parser.add_argument(flag, type=of, required=needed)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
+    parser.add_argument("--device", help="cpu (default), cuda, cuda:1; or FLARE_DEVICE")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
+    parser.add_argument("--wandb", choices=MODES, help="offline (default), online, disabled; or WANDB_MODE")
 
 
 def _pair(text: str) -> tuple[str, Any]:
@@ -116,23 +204,87 @@ def _fetch(chosen: argparse.Namespace) -> None:
     datasets.fetch(chosen.dataset, chosen.data)
 
 
-def _train(chosen: argparse.Namespace) -> None:
-    given = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(Run) if getattr(chosen, f.name) is not None}
-    for name in ("partition", "model_settings", "method_settings"):
+def _given(chosen: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a run that the arguments give. A learning rate that is tuned has no value yet."""
+    names = [field.name for field in dataclasses.fields(Run)]
+    given = {name: getattr(chosen, name) for name in names if getattr(chosen, name, None) is not None}
+    for name in ("partition", "model_settings", "method_settings", "tuned"):
         if name in given:
             given[name] = dict(given[name])
-    run = Run(**given)
-    configuration.check_run(run)
-    from flare.train import train
+    if "learning_rate" in {**given.get("tuned", {}), **dict(getattr(chosen, "space", ()))}:
+        given.setdefault("learning_rate", 1.0)
+    elif "learning_rate" not in given:
+        raise ConfigError("train: --learning-rate: missing; a number above 0")
+    return given
 
-    train(
-        configuration.with_defaults(run),
+
+def _train(chosen: argparse.Namespace) -> bool:
+    given = _given(chosen)
+    folders = chosen.output
+    if len(folders) == 1 and "seed" in given:
+        seeds = [given["seed"]]
+    else:
+        named = [re.fullmatch(r"seed-(\d+)", folder.name) for folder in folders]
+        if "seed" in given or not all(named):
+            raise ConfigError("--output: several folders, or one without --seed, must be called seed-N, and no --seed")
+        seeds = [int(name[1]) for name in named if name]
+    runs = []
+    for seed in seeds:
+        run = Run(**given | {"seed": seed})
+        for file in chosen.values:
+            run = tuning.fill(run, tuning.read_values(file, run.cell, run.trial))
+        if None in run.tuned.values():
+            raise ConfigError(
+                f"train: --tuned: {', '.join(run.tuned)} have no values; --values best.yaml of {run.cell}"
+            )
+        configuration.check_run(run)
+        runs.append(configuration.with_defaults(run))
+    from flare.train import train_all
+
+    return not train_all(
+        list(zip(runs, folders, strict=True)),
         data=chosen.data,
-        output=chosen.output,
+        checkpoint_seconds=checkpoint.SECONDS if chosen.checkpoint_seconds is None else chosen.checkpoint_seconds,
+        checkpoint_rounds=chosen.checkpoint_rounds,
         device=chosen.device or os.environ.get("FLARE_DEVICE", "cpu"),
+        jobs_per_gpu=chosen.jobs_per_gpu,
         threads=chosen.threads,
         wandb=configuration.choose("WANDB_MODE", chosen.wandb or os.environ.get("WANDB_MODE", "offline"), MODES),
     )
+
+
+def _study(chosen: argparse.Namespace) -> tuning.Study:
+    from flare import algorithms
+
+    given = _given(chosen)
+    given.pop("validation", None)
+    run = configuration.with_defaults(Run(**given | {"seed": 0}))
+    space = tuning.check_ranges("--space", dict(chosen.space), algorithms.load(run.method).settings)
+    configuration.choose("--objective", chosen.objective, tuning.OBJECTIVES)
+    configuration.choose("--mode", chosen.mode, tuning.MODES)
+    names = ("seeds", "batches", "trials", "validation", "objective", "mode")
+    own = {name: getattr(chosen, name) for name in names}
+    return tuning.Study(run=tuning.leave_open(run, space), space=space, seed=chosen.study_seed, **own)
+
+
+def _propose(chosen: argparse.Namespace) -> None:
+    tuning.write_proposals(_study(chosen), chosen.output, chosen.batch)
+
+
+def _tune(chosen: argparse.Namespace) -> None:
+    def train(run: Run, **options: Any) -> dict[str, Any]:
+        from flare import train
+
+        return train.train(
+            run,
+            data=chosen.data,
+            device=chosen.device or os.environ.get("FLARE_DEVICE", "cpu"),
+            threads=chosen.threads,
+            wandb=configuration.choose("WANDB_MODE", chosen.wandb or os.environ.get("WANDB_MODE", "offline"), MODES),
+            **options,
+        )
+
+    tuning.tune(_study(chosen), chosen.output, train)
 
 
 def _count_labels(chosen: argparse.Namespace) -> None:
@@ -162,11 +314,63 @@ def _plot(chosen: argparse.Namespace) -> None:
     figures.save(chosen.figure, chosen.tables, chosen.experiment, chosen.output)
 
 
+def _judge(chosen: argparse.Namespace) -> None:
+    from flare import claims
+
+    claims.write(chosen.tables)
+
+
+def _gather_trials(chosen: argparse.Namespace) -> None:
+    from flare import tables
+
+    tables.gather_trials(chosen.studies, chosen.output)
+
+
+def _tabulate_studies(chosen: argparse.Namespace) -> None:
+    from flare import studies
+
+    studies.tabulate(chosen.studies, chosen.output)
+
+
+def _export_studies(chosen: argparse.Namespace) -> None:
+    from flare import studies
+
+    studies.export(chosen.studies, chosen.output, chosen.storage or os.environ.get("FLARE_STORAGE"))
+
+
+def _status(chosen: argparse.Namespace) -> None:
+    from flare import status
+
+    print(status.show(configuration.load(chosen.config)))
+
+
 def _show(chosen: argparse.Namespace) -> None:
     from flare import tables
 
     print(tables.show(chosen.results / "tables"))
     print(f"\nTables:  {chosen.results / 'tables'}\nFigures: {chosen.results / 'figures'}")
+
+
+def _compare(chosen: argparse.Namespace) -> None:
+    from flare import reference, tables
+
+    folders = [Path(folder) for pattern in chosen.runs for folder in tables.expand(pattern)]
+    reference.compare(folders, chosen.reference, chosen.output)
+
+
+def _plan(chosen: argparse.Namespace) -> None:
+    config = configuration.load(chosen.config)
+    device = config.get("device", "cpu")
+    from flare import plan
+    from flare.record import write_whole
+
+    os.environ.setdefault("WANDB_MODE", config.get("wandb", {}).get("mode", "offline"))
+    data = chosen.data or Path(config.get("data", "data"))
+    table = plan.plan(config, data, device=device, threads=config.get("threads", 1))
+    print(plan.show(table))
+    print(f"memory of the largest job; hours of all runs one after the other, measured on this device ({device})")
+    if chosen.output:
+        write_whole(chosen.output, table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def _check(chosen: argparse.Namespace) -> None:

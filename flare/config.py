@@ -122,15 +122,27 @@ class Run:
     double_softmax: bool = False
     shuffle: bool = False
     pad_to: int | None = None
+    channels: int | None = None
+    sample_text: int | None = None
     staleness: bool = False
     partition: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"scheme": "contiguous"})
     model_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     method_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # The settings that a study chose, by key; None while it has yet to: such a setting is in no other field.
+    tuned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # A trial of the cell's study: its number, and the share of every client's samples that is kept to evaluate on.
+    trial: int | None = None
+    validation: float | None = None
+
+    @property
+    def cell(self) -> str:
+        """The run without its seed; also the name of the study that tunes it."""
+        return f"{self.experiment}/{self.method}/keep-{self.keep}/epochs-{self.local_epochs}"
 
     @property
     def folder(self) -> str:
-        """Where the run lies below results/runs."""
-        return f"{self.experiment}/{self.method}/keep-{self.keep}/epochs-{self.local_epochs}/seed-{self.seed}"
+        """Where the run lies below results/runs; a trial's name."""
+        return f"{self.cell}/{'' if self.trial is None else f'trial-{self.trial}/'}seed-{self.seed}"
 
     def flags(self, *names: str) -> str:
         """The run, or those fields of it, as arguments of `python -m flare train`, quoted for a shell."""
@@ -138,6 +150,8 @@ class Run:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is None or value is False or value == {} or (names and field.name not in names):
+                continue
+            if self.tuned.get(field.name, ...) is None:
                 continue
             words.append("--" + field.name.replace("_", "-"))
             if isinstance(value, Mapping):
@@ -149,7 +163,9 @@ class Run:
 
 def yaml_scalar(value: Any) -> str:
     """The value as YAML reads it back: numbers with all their digits."""
-    return repr(value) if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, float):
+        return repr(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -200,13 +216,22 @@ def _in_words(error: jsonschema.ValidationError) -> str:
 
 
 def _check_experiment(where: str, experiment: Mapping[str, Any]) -> None:
-    from flare import algorithms, datasets, models
+    from flare import algorithms, datasets, models, tuning
     from flare.datasets import partition
+    from flare.datasets._fitting import fitted
 
     choose(f"{where}.dataset", experiment["dataset"], datasets.names())
     choose(f"{where}.model", experiment["model"], models.names())
     model = models.load(experiment["model"])
     check_settings(model.Settings, experiment.get("model_settings", {}), f"{where}.model_settings")
+    source = datasets.module(experiment["dataset"])
+    try:
+        shape = fitted(source.SHAPE, experiment.get("pad_to"), experiment.get("channels"))
+        models.check(experiment["model"], source, shape)
+        if "sample_text" in experiment and not hasattr(source, "VOCABULARY"):
+            raise ConfigError(f"sample_text: {experiment['sample_text']} is not allowed; the data set is no text")
+    except ConfigError as problem:
+        raise ConfigError(f"{where}.{problem}") from None
     try:
         partition.check(experiment.get("partition", {}))
     except ConfigError as problem:
@@ -219,10 +244,13 @@ def _check_experiment(where: str, experiment: Mapping[str, Any]) -> None:
     for name, settings in experiment["methods"].items():
         choose(f"{where}.methods", name, algorithms.names())
         method = algorithms.load(name)
-        own = {key: value for key, value in (settings or {}).items() if key not in OVERRIDES}
+        literal, ranges = tuning.split(settings or {})
+        tuning.check_ranges(f"{where}.methods.{name}", ranges, method.settings)
+        own = {key: value for key, value in literal.items() if key not in OVERRIDES}
         check_settings(method.settings, own, f"{where}.methods.{name}")
         if not method.dense and not experiment.get("keep"):
             raise ConfigError(f"{where}: 'keep' is missing; method {name} compresses, so say which fractions are sent")
+    tuning.check(where, experiment)
 
 
 def check_spelling(key: str, keep: str) -> None:
@@ -245,14 +273,14 @@ def check_spelling(key: str, keep: str) -> None:
 
 def runs(config: Mapping[str, Any]) -> list[Run]:
     """Every run that a checked configuration asks for, in the order of the file."""
-    from flare import algorithms
+    from flare import algorithms, tuning
 
     out = []
     shared = {field.name for field in dataclasses.fields(Run)} - {"keep", "local_epochs", "seed", "method"}
     for name, experiment in config["experiments"].items():
         common = {key: value for key, value in experiment.items() if key in shared}
         for method, settings in experiment["methods"].items():
-            settings = dict(settings or {})
+            settings, ranges = tuning.split(settings or {})
             overrides = {key: settings.pop(key) for key in OVERRIDES if key in settings}
             keeps = ["dense"] if algorithms.load(method).dense else experiment["keep"]
             for keep, epochs, seed in itertools.product(
@@ -267,7 +295,7 @@ def runs(config: Mapping[str, Any]) -> list[Run]:
                     local_epochs=epochs,
                     seed=seed,
                 )
-                out.append(with_defaults(run))
+                out.append(tuning.leave_open(with_defaults(run), ranges))
     return out
 
 
@@ -287,7 +315,8 @@ def check_run(run: Run) -> None:
     experiment = {
         key: dict(value) if isinstance(value, Mapping) else value
         for key, value in dataclasses.asdict(run).items()
-        if value is not None and key not in ("experiment", "method", "method_settings", "seed")
+        if value is not None
+        and key not in ("experiment", "method", "method_settings", "seed", "tuned", "trial", "validation")
     }
     experiment |= {
         "local_epochs": [run.local_epochs],

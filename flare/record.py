@@ -67,6 +67,9 @@ def write_run(
     ended = history.attrs
     summary = {
         **identity,
+        "tuned": bool(run.tuned) and run.trial is None,
+        "study": run.cell if run.tuned else None,
+        "evaluated_on": "test" if run.validation is None else "validation",
         "status": ended["status"],
         "diverged_round": ended["diverged_round"],
         "rounds": ended["rounds"],

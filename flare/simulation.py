@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -65,6 +66,8 @@ def simulate(
     on_evaluate: Callable[[dict[str, Any]], None] | None = None,
     shuffle: bool = False,
     staleness: bool = False,
+    resume: Mapping[str, Any] | None = None,
+    on_state: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Run federated training of `model` and return its history and the final server weights.
 
@@ -86,6 +89,10 @@ def simulate(
     staleness: also measure how stale what the clients keep is: the columns of flare.staleness.COLUMNS.
     on_round(round, weights): called after each completed round with the server's weights, copies by parameter name.
     on_evaluate(row): called with each row of the history as it comes.
+    on_state(state): called after each completed round with all that the rounds to come depend on; whatever is random is
+        seeded by the seed, the round and the client, so no generator is part of it. Save it or copy it: the next round
+        overwrites it.
+    resume: such a state, of a run with the same arguments. The run goes on after it and ends with the same bits.
 
     The history has one row per evaluation: round (from 0), uplink_bits and downlink_bits (sums over clients and
     rounds so far), train_loss (mean over clients of their mean batch loss in that round), test_loss, test_accuracy.
@@ -127,8 +134,23 @@ def simulate(
         first_loss: float | None = None
         diverged: int | None = None
         history: list[dict[str, Any]] = []
+        if resume is not None:
+            if resume["server"].shape != server.shape or {n: rows.shape for n, rows in resume["memory"].items()} != {
+                name: rows.shape for name, rows in memory.items()
+            }:
+                raise ConfigError("resume: a state of another model, method or number of clients")
+            server.copy_(resume["server"])
+            for name, rows in memory.items():
+                rows.copy_(resume["memory"][name])
+            if stale:
+                stale.last[:] = resume["last_sent"].numpy()
+            uplink, downlink, dense, first_loss = (
+                resume[name] for name in ("uplink", "downlink", "dense", "first_loss")
+            )
+            history += resume["history"]
+            completed = resume["completed"]
 
-        for round_, ids in enumerate(answering):
+        for round_, ids in itertools.islice(enumerate(answering), completed, None):
             budget, epochs = fraction, local_epochs
             if chosen.budget:
                 loss_now, _ = federation.evaluate(server, *federation.training_data)
@@ -193,6 +215,20 @@ def simulate(
             completed += 1
             if on_round:
                 on_round(round_, {name: view.clone() for name, view in layout.views(server).items()})
+            if on_state:
+                on_state(
+                    {
+                        "completed": completed,
+                        "server": server,
+                        "memory": memory,
+                        "last_sent": torch.from_numpy(stale.last) if stale else None,
+                        "uplink": uplink,
+                        "downlink": downlink,
+                        "dense": dense,
+                        "first_loss": first_loss,
+                        "history": history,
+                    }
+                )
 
     frame = pd.DataFrame(history, columns=[*HISTORY, *(COLUMNS if staleness else ())])
     frame.attrs = {

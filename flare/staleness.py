@@ -31,10 +31,13 @@ COLUMNS = (
 
 
 class Staleness:
-    """Last round in which each client sent each coordinate, int32 (clients, weights), and what the round adds to it."""
+    """`last`: the round in which each client last sent each coordinate, int32 (clients, weights), -1 for never.
+
+    The rest of it is of the current round only.
+    """
 
     def __init__(self, clients: int, layout: Layout) -> None:
-        self._last = np.full((clients, layout.numel), -1, dtype=np.int32)
+        self.last = np.full((clients, layout.numel), -1, dtype=np.int32)
         self._norms: dict[str, list[float]] = {}
 
     def begin(self) -> None:
@@ -51,7 +54,7 @@ class Staleness:
     def after(self, client: int, round_: int, message: Message, memory: Tensor | None) -> None:
         """Look at the message and at what is left in the memory."""
         sent = slice(None) if message.indices is None else message.indices.cpu().numpy()
-        self._last[client, sent] = round_
+        self.last[client, sent] = round_
         self._norms["message_norm"].append(float(torch.linalg.vector_norm(message.values)))
         if memory is not None:
             self._norms["memory_norm"].append(float(torch.linalg.vector_norm(memory)))
@@ -59,7 +62,7 @@ class Staleness:
     def measure(self, round_: int) -> dict[str, float]:
         """The values of COLUMNS after the round; NaN for what does not exist."""
         ages = np.zeros(round_ + 2, dtype=np.int64)
-        for row in self._last:
+        for row in self.last:
             ages += np.bincount(round_ - row, minlength=round_ + 2)
         total = int(ages.sum())
         below = np.cumsum(ages)

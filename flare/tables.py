@@ -4,7 +4,9 @@
 
     rounds.csv   every evaluation of every run: the runs' own rounds.csv, row for row, digit for digit; columns that
                  only some runs have (staleness) are empty in the others
-    runs.csv     one row per run; nothing that changes when a run is repeated, so the file is byte-identical then
+    runs.csv     one row per run; nothing that changes when a run is repeated, so the file is byte-identical then.
+                 available: clients that answer a round. family: the first experiment that differs from the run's own
+                 in nothing but `available`, so the own one where there is no other
     costs.csv    wall time, device and threads per run
     summary.csv  one row per cell (a run without its seed): see `summarise`
     summary.md, summary.tex   the same for people; the LaTeX table needs \\usepackage{booktabs}
@@ -18,7 +20,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +35,33 @@ CELL = IDENTITY[:-1]
 ROUNDS = (*IDENTITY, "round", "uplink_bits", "downlink_bits", "train_loss", "test_loss", "test_accuracy")
 RUNS = (
     *(*IDENTITY, "status", "diverged_round", "rounds", "final_accuracy", "best_accuracy", "final_loss"),
-    *("uplink_bits", "downlink_bits", "compression", "parameters", "result_hash"),
+    *("uplink_bits", "downlink_bits", "compression", "parameters", "result_hash", "available", "family"),
 )
 COSTS = (*IDENTITY, "wall_seconds", "device", "threads")
+TRIALS = (
+    *("experiment", "method", "keep", "local_epochs", "trial", "setting", "value", "state"),
+    *("objective", "result", "best"),
+)
 
-_TEXT = ("experiment", "dataset", "model", "method", "keep", "status", "result_hash", "device")
-_WHOLE = ("diverged_round", "rounds", "uplink_bits", "downlink_bits", "parameters")
+_TEXT = (
+    "experiment",
+    "dataset",
+    "model",
+    "method",
+    "keep",
+    "status",
+    "result_hash",
+    "device",
+    "family",
+    "setting",
+    "value",
+    "state",
+    "objective",
+)
+_WHOLE = ("diverged_round", "rounds", "uplink_bits", "downlink_bits", "parameters", "available")
 _REAL = ("final_accuracy", "best_accuracy", "final_loss", "compression", "wall_seconds")
 _WIDTH = 110
-_TIMES, _NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+TIMES, NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 
 
 def expand(pattern: str) -> list[str]:
@@ -74,32 +94,69 @@ def tabulate(folders: Sequence[Path], output: Path) -> None:
         rounds.append(content)
 
     everything = pd.DataFrame(records)
+    everything["family"] = _families(everything)
     everything = everything.astype(dict.fromkeys(_WHOLE, "Int64") | dict.fromkeys(_REAL, "float64"))
     summary = summarise(everything)
     write_whole(output / "rounds.csv", _join(rounds))
-    write_whole(output / "runs.csv", _csv(everything[list(RUNS)]))
-    write_whole(output / "costs.csv", _csv(everything[list(COSTS)]))
-    write_whole(output / "summary.csv", _csv(summary))
-    write_whole(output / "summary.md", _markdown(_for_people(summary)).encode())
-    write_whole(output / "summary.tex", _latex(_for_people(summary)).encode())
+    write_whole(output / "runs.csv", csv(everything[list(RUNS)]))
+    write_whole(output / "costs.csv", csv(everything[list(COSTS)]))
+    write_whole(output / "summary.csv", csv(summary))
+    write_whole(
+        output / "summary.md", markdown(_for_people(summary), left=("experiment", "method", "keep", "n")).encode()
+    )
+    write_whole(output / "summary.tex", latex(_for_people(summary), "lllrrrrrl").encode())
 
 
 def read(tables: Path, experiment: str | None = None) -> dict[str, pd.DataFrame]:
-    """The tables "rounds", "runs" and "summary" of a folder; of one experiment, where it is named, with its "labels".
+    """The tables "rounds", "runs", "summary" and "costs" of a folder; of one experiment, where it is named, with its
+    "labels", its "trials" (no rows where nothing was tuned) and the "family", runs of all experiments of its family.
 
     Raises DataError where a table is missing, ConfigError for an unknown experiment.
     """
-    out = {name: _read_table(Path(tables), name) for name in ("runs", "summary", "rounds")}
+    out = {name: read_table(Path(tables), name) for name in ("runs", "summary", "rounds", "costs")}
     if experiment is not None:
         choose("experiment", experiment, out["runs"]["experiment"].unique())
+        family = out["runs"].loc[out["runs"]["experiment"] == experiment, "family"].iloc[0]
+        whole_family = out["runs"][out["runs"]["family"] == family].reset_index(drop=True)
         out = {name: table[table["experiment"] == experiment].reset_index(drop=True) for name, table in out.items()}
-        out["labels"] = _read_table(Path(tables), f"labels/{experiment}")
+        out["labels"] = read_table(Path(tables), f"labels/{experiment}")
+        trials = Path(tables) / "trials" / f"{experiment}.csv"
+        out["trials"] = read_table(trials.parent, experiment) if trials.exists() else pd.DataFrame(columns=TRIALS)
+        out["family"] = whole_family
     return out
+
+
+def gather_trials(studies: Sequence[Path], output: Path) -> None:
+    """Write the trials of an experiment's studies (folders with trials.csv and study.json) as one table, TRIALS.
+
+    A row per trial and tuned setting, with the setting's value; state: complete, diverged or pruned; result: the mean
+    over the study's seeds of its objective (accuracy in 0..1, or loss) on held-out samples, empty where not complete;
+    best: whether the reported runs take its values. DataError where a study is not whole.
+    """
+    parts = []
+    for folder in map(Path, studies):
+        try:
+            study = json.loads((folder / "study.json").read_bytes())
+            found = pd.read_csv(folder / "trials.csv", dtype="str", keep_default_na=False)
+            experiment, method, keep, epochs = study["study"].split("/")
+            long = found.melt(["trial", "state", "objective"], list(study["space"]), "setting", "value")
+            long = long.rename(columns={"objective": "result"}).assign(
+                experiment=experiment,
+                method=method,
+                keep=keep.removeprefix("keep-"),
+                local_epochs=epochs.removeprefix("epochs-"),
+                objective=study["objective"],
+                best=long["trial"] == str(study["best_trial"]),
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{folder}: not a study that is over: {' '.join(str(error).split())}") from None
+        parts.append(long[list(TRIALS)])
+    write_whole(output, csv(pd.concat(parts)))
 
 
 def show(tables: Path) -> str:
     """The summary for a terminal: aligned, at most 110 columns wide, a heading line per experiment."""
-    summary = _read_table(Path(tables), "summary")
+    summary = read_table(Path(tables), "summary")
     people = _for_people(summary)
     cells = people.drop(columns="experiment")
     cells["method"] = [_shorten(method, 28) for method in cells["method"]]
@@ -172,13 +229,15 @@ def fraction(keep: str) -> float:
     return math.inf if keep == "dense" else float(keep)
 
 
-def _read_table(tables: Path, name: str) -> pd.DataFrame:
+def read_table(tables: Path, name: str) -> pd.DataFrame:
+    """One table of a folder by its name without .csv; DataError where it is missing."""
     path = tables / f"{name}.csv"
-    whole = "uplink_bits" if name == "summary" else "diverged_round"  # with empty fields, so not int64
+    # With empty fields, so not int64.
+    whole = ("uplink_bits",) if name == "summary" else ("diverged_round", "available")
     try:
         return pd.read_csv(
             path,
-            dtype=dict.fromkeys(_TEXT, "str") | {whole: "Int64"},
+            dtype=dict.fromkeys(_TEXT, "str") | dict.fromkeys(whole, "Int64"),
             # An experiment may be called "NA"; only an empty field is a missing number.
             keep_default_na=False,
             na_values=[""],
@@ -199,7 +258,8 @@ def _read_run(folder: Path) -> tuple[dict[str, Any], bytes]:
     except ValueError as error:
         raise DataError(f"{folder}/run.json: not JSON: {error}") from None
     try:
-        record = {name: found[name] for name in dict.fromkeys((*RUNS, *COSTS))}
+        settings = found["config"]
+        record = {name: found[name] for name in dict.fromkeys((*RUNS, *COSTS)) if name not in ("available", "family")}
     except KeyError as error:
         raise DataError(f"{folder}/run.json: {error.args[0]} is missing") from None
 
@@ -213,7 +273,34 @@ def _read_run(folder: Path) -> tuple[dict[str, Any], bytes]:
     if named != said:
         raise DataError(f"{folder}: run.json is of another run, {said}")
     _check_rounds(folder / "rounds.csv", record, rounds)
+    record["available"] = settings.get("available") or settings.get("clients")
+    record["settings"] = _without_availability(settings)
     return record, rounds
+
+
+def _without_availability(settings: Mapping[str, Any]) -> str:
+    """What decides the run's result but for its experiment's name, its seed and the clients that answer.
+
+    Tuned settings count as tuned, whatever value was found.
+    """
+    tuned = sorted(settings.get("tuned") or ())
+    others = {
+        key: value
+        for key, value in settings.items()
+        if key not in ("experiment", "seed", "available", "tuned", "method_settings", *tuned)
+    }
+    own = {key: value for key, value in (settings.get("method_settings") or {}).items() if key not in tuned}
+    return json.dumps([others, own, tuned], sort_keys=True)
+
+
+def _families(runs: pd.DataFrame) -> list[str]:
+    """Per run the first experiment with the same settings but for `available`, from columns experiment, settings."""
+    first: dict[frozenset[str], str] = {}
+    family = {
+        str(experiment): first.setdefault(frozenset(settings), str(experiment))
+        for experiment, settings in runs.groupby("experiment", sort=False)["settings"]
+    }
+    return [family[str(experiment)] for experiment in runs["experiment"]]
 
 
 def _check_rounds(path: Path, record: dict[str, Any], content: bytes) -> None:
@@ -259,7 +346,7 @@ def _for_people(summary: pd.DataFrame) -> pd.DataFrame:
         return texts
 
     def times(value: float) -> str:
-        return _NONE if pd.isna(value) else f"{value:,.0f}{_TIMES}" if value >= 99.95 else f"{value:.3g}{_TIMES}"
+        return NONE if pd.isna(value) else f"{value:,.0f}{TIMES}" if value >= 99.95 else f"{value:.3g}{TIMES}"
 
     return pd.DataFrame(
         {
@@ -269,7 +356,7 @@ def _for_people(summary: pd.DataFrame) -> pd.DataFrame:
             "E": summary["local_epochs"].astype("str"),
             "accuracy (%)": accuracy("final_accuracy"),
             "best (%)": accuracy("best_accuracy"),
-            "uplink": [_NONE if pd.isna(bits) else size(bits) for bits in summary["uplink_bits"]],
+            "uplink": [NONE if pd.isna(bits) else size(bits) for bits in summary["uplink_bits"]],
             "compression": [times(value) for value in summary["compression"]],
             "n": [
                 f"{n} ({lost} diverged)" if lost else str(n)
@@ -280,21 +367,28 @@ def _for_people(summary: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _markdown(people: pd.DataFrame) -> str:
-    rule = [" :-- " if name in ("experiment", "method", "keep", "n") else " --: " for name in people]
+def markdown(people: pd.DataFrame, left: Sequence[str]) -> str:
+    """A table of text in Markdown; the columns `left` are aligned to the left, others to the right."""
+    rule = [" :-- " if name in left else " --: " for name in people]
     rows = [[f" {text} " for text in row] for row in (people.columns, *people.to_numpy())]
     return "\n".join(f"|{'|'.join(row)}|" for row in (rows[0], rule, *rows[1:])) + "\n"
 
 
-def _latex(people: pd.DataFrame) -> str:
+def latex(people: pd.DataFrame, columns: str, notes: Sequence[str] = ()) -> str:
+    """A table of text in LaTeX for the package booktabs, columns aligned as LaTeX spells it, with notes below it."""
     styler = people.style.format(escape="latex").format_index(escape="latex", axis=1).hide(axis="index")
-    table = styler.to_latex(hrules=True, column_format="lllrrrrrl")
-    for sign, command in (("±", r"$\pm$"), (_TIMES, r"$\times$"), (_NONE, "--")):
+    table = styler.to_latex(hrules=True, column_format=columns)
+    span = f"\\multicolumn{{{len(columns)}}}{{p{{\\linewidth}}}}"
+    escaped = [re.sub(r"([%_&#$])", r"\\\1", note) for note in notes]
+    below = "".join(f"{span}{{\\footnotesize {note}}} \\\\\n" for note in escaped)
+    table = table.replace("\\end{tabular}", below + "\\end{tabular}")
+    for sign, command in (("±", r"$\pm$"), (TIMES, r"$\times$"), (NONE, "--"), ("<", "$<$"), (">", "$>$")):
         table = table.replace(sign, command)
     return "% Needs \\usepackage{booktabs}.\n" + table
 
 
-def _csv(table: pd.DataFrame) -> bytes:
+def csv(table: pd.DataFrame) -> bytes:
+    """The table as CSV: floats are the shortest decimals that read back as the same number."""
     return table.to_csv(index=False, lineterminator="\n").encode()
 
 

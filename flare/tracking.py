@@ -23,24 +23,31 @@ MODES = ("offline", "online", "disabled")
 
 
 class Mirror:
-    """One run in W&B; every call is safe, also when W&B is absent, unreachable or broken."""
+    """One run in W&B; every call is safe, also when W&B is absent, unreachable or broken.
 
-    def __init__(self, run: Run, folder: Path, mode: str) -> None:
+    resumed: the run goes on from a checkpoint. All rows since its beginning are to be logged again: those that W&B has
+    are left out.
+    """
+
+    def __init__(self, run: Run, folder: Path, mode: str, resumed: bool = False) -> None:
         self._run: Any = None
+        self._known = 0
         if mode == "disabled":
             return
         try:
-            self._run = self._start(run, folder, mode)
+            self._run = self._start(run, folder, mode, resumed)
+            if resumed and mode == "online":
+                self._known = int(self._run.step)  # W&B counts the calls of log
         except Exception as error:
             self._give_up(error)
             if mode == "online":  # no network, no key: keep the record here, `wandb sync` can send it later
                 try:
-                    self._run = self._start(run, folder, "offline")
+                    self._run = self._start(run, folder, "offline", resumed)
                 except Exception as second:
                     self._give_up(second)
 
     @staticmethod
-    def _start(run: Run, folder: Path, mode: str) -> Any:
+    def _start(run: Run, folder: Path, mode: str, resumed: bool) -> Any:
         import wandb
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,8 +61,8 @@ class Mirror:
             id=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
             name=run.folder,
             group=f"{run.experiment}/{run.method}/keep-{run.keep}/epochs-{run.local_epochs}",
-            job_type="train",
-            resume="never" if mode == "online" else None,
+            job_type="train" if run.trial is None else "tune",
+            resume=("allow" if resumed else "never") if mode == "online" else None,
             config=settings,
             settings=wandb.Settings(
                 init_timeout=20,
@@ -75,7 +82,9 @@ class Mirror:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Mirror one row of the history."""
-        if self._run:
+        if self._known:
+            self._known -= 1
+        elif self._run:
             try:
                 self._run.log(dict(row))
             except Exception as error:

@@ -39,12 +39,15 @@ def write_run(
     accuracies: Sequence[float] | None = None,
     diverged_round: int | None = None,
     staleness: bool = False,
+    available: int | None = None,
+    family: str | None = None,
     change: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write one run's files below results/runs; returns its folder.
 
     evaluated: the rounds with a row (default every 10th of 100 and the last). accuracies: one per row, or made up.
-    diverged_round: the run ended there. staleness: with those columns. change: other values in run.json.
+    diverged_round: the run ended there. staleness: with those columns. available: clients that answer, of
+    10. family: experiments that share it differ in nothing else. change: other values in run.json.
     """
     evaluated = list(evaluated if evaluated is not None else [*range(0, 100, 10), 99])
     planned = evaluated[-1] + 1
@@ -81,11 +84,13 @@ def write_run(
     header = COLUMNS
     if staleness:
         header += "," + ",".join(STALENESS)
-        ages = [0 if keep == "dense" else min(r + 1, 3 - 8 * math.log10(fraction)) for r in evaluated]
-        norm = [math.nan if method == "ef21" else age**0.5 for age in ages]
+        # Nothing is staler than the run is long; a percentile levels off once that share of coordinates is sent.
+        size = -160 * (_LEVEL.get(method, 0.86) - 0.8) * (1 + 0.02 * seed) * math.log10(fraction)
+        ages = [[min(r + 1, percent / 100 * size) for percent in (60, 50, 90, 99)] for r in evaluated]
+        norms = ["" if method in ("fedavg", "ef21") else repr(age**0.5) for age, *_ in ages]
         lines = [
-            f"{line},{0.6 * age!r},{0.5 * age!r},{0.9 * age!r},{age!r},{1 / (r + 1)!r},{n if n == n else ''},1.0,0.1"
-            for line, r, age, n in zip(lines, evaluated, ages, norm, strict=True)
+            f"{line},{','.join(map(repr, age))},{1 / (r + 1)!r},{norm},1.0,0.1"
+            for line, r, age, norm in zip(lines, evaluated, ages, norms, strict=True)
         ]
     run = {
         **identity,
@@ -104,7 +109,7 @@ def write_run(
         "threads": 1,
         "versions": {"python": "3.11.0", "torch": "2", "numpy": "2", "flare": "0"},
         "git_commit": None,
-        "config": {},
+        "config": {"clients": 10, "available": available, "family": family or experiment, "seed": seed},
         "result_hash": f"{seed:064x}",
         **(change or {}),
     }
@@ -124,6 +129,25 @@ def write_labels(tables: Path, experiment: str, clients: int = 10, classes: int 
     (tables / "labels" / f"{experiment}.csv").write_text("\n".join([*rows, ""]))
 
 
+def write_trials(tables: Path, experiment: str, space: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
+    """Write the table of trials of studies: per method the values of each setting, one per trial, at two keeps.
+
+    The second trial diverged, the third was pruned, the best is the last.
+    """
+    rows = ["experiment,method,keep,local_epochs,trial,setting,value,state,objective,result,best"]
+    for (method, settings), keep in itertools.product(space.items(), ("1e-2", "1e-3")):
+        for setting, values in settings.items():
+            for trial, value in enumerate(values):
+                state = {1: "diverged", 2: "pruned"}.get(trial, "complete")
+                result = f"{0.5 + trial / 20}" if state == "complete" else ""
+                best = trial == len(values) - 1
+                rows.append(
+                    f"{experiment},{method},{keep},1,{trial},{setting},{value},{state},accuracy,{result},{best}"
+                )
+    (tables / "trials").mkdir(parents=True, exist_ok=True)
+    (tables / "trials" / f"{experiment}.csv").write_text("\n".join([*rows, ""]))
+
+
 def write_sweep(
     results: Path,
     *,
@@ -134,6 +158,8 @@ def write_sweep(
     seeds: Sequence[int] = (1, 2, 3),
     diverged: Mapping[tuple[str, str, int], int] | None = None,
     staleness: bool = False,
+    available: int | None = None,
+    family: str | None = None,
 ) -> list[Path]:
     """Write an experiment's runs; returns their folders in the order of a configuration.
 
@@ -150,6 +176,8 @@ def write_sweep(
             seed=seed,
             diverged_round=lost.get((method, keep, seed)),
             staleness=staleness,
+            available=available,
+            family=family,
         )
         for method in methods
         for keep, epochs, seed in itertools.product(["dense"] if method == "fedavg" else keeps, local_epochs, seeds)

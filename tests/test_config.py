@@ -57,7 +57,13 @@ def test_runs_are_the_product_and_a_dense_method_has_no_keep() -> None:
     ]
     assert {r.keep for r in runs if r.method == "flare"} == {"1e-2", "0.5"}
     flare = next(r for r in runs if r.method == "flare")
-    assert flare.method_settings == {"tau": 0.1, "tau_decay": 1.05, "percentile": 50.0, "pull_steps": 1}
+    assert flare.method_settings == {
+        "tau": 0.1,
+        "tau_decay": 1.05,
+        "percentile": 50.0,
+        "pull_steps": 1,
+        "not_pulled": "none",
+    }
     assert flare.model_settings == {"width": 8, "hidden_layers": 3}
 
 

@@ -365,7 +365,8 @@ def test_read_gives_one_experiment_or_all(tmp_path: Path) -> None:
     write_labels(tmp_path / "tables", "NA")
     assert set(tables.read(tmp_path / "tables")["runs"]["experiment"]) == {"NA", "1e-3", "007"}
     of_one = tables.read(tmp_path / "tables", "NA")
-    assert set(of_one) == {"runs", "summary", "rounds", "labels"}
+    assert set(of_one) == {"runs", "summary", "rounds", "costs", "labels", "trials", "family"}
+    assert of_one.pop("trials").empty
     for table in of_one.values():
         assert set(table["experiment"]) == {"NA"}
         assert table.index.tolist() == list(range(len(table)))
@@ -413,3 +414,72 @@ def test_a_thousand_runs_of_a_hundred_rows_take_seconds(tmp_path: Path) -> None:
     assert math.isclose(summary["final_accuracy"].iloc[0], accuracies[-1])
     assert (tmp_path / "tables" / "rounds.csv").read_text().count("\n") == 1 + 100_000
     assert (tmp_path / "tables" / "rounds.csv").read_text().startswith(COLUMNS + "\n")
+
+
+def test_experiments_that_differ_in_available_alone_are_a_family(tmp_path: Path) -> None:
+    def write(experiment: str, seed: int, method: str = "flare", **config: object) -> Path:
+        settings = {
+            "experiment": experiment,
+            "method": method,
+            "seed": seed,
+            "clients": 10,
+            "learning_rate": 0.1,
+            "tuned": {},
+        }
+        settings |= {"method_settings": {"tau": 0.1}, "available": None, **config}
+        return write_run(tmp_path, experiment=experiment, method=method, seed=seed, change={"config": settings})
+
+    tau = {"tuned": {"tau": 0.3}, "method_settings": {"tau": 0.3}}
+    folders = [
+        *(write("all", seed) for seed in (1, 2)),
+        write("five", 1, available=5),
+        write("slow", 1, available=5, learning_rate=0.01),
+        write("both", 1, available=3),
+        write("both", 1, "topk", available=3),
+        write("tuned", 1, **tau),
+        write("tuned-five", 1, available=5, tuned={"tau": 0.7}, method_settings={"tau": 0.7}),
+    ]
+    tables.tabulate(folders, tmp_path / "tables")
+    runs = tables.read(tmp_path / "tables")["runs"].drop_duplicates("experiment").set_index("experiment")
+    assert runs["family"].to_dict() == {
+        "all": "all",
+        "five": "all",
+        "slow": "slow",
+        "both": "both",
+        "tuned": "tuned",
+        "tuned-five": "tuned",
+    }
+    assert runs["available"].tolist() == [10, 5, 5, 3, 10, 5]
+    write_labels(tmp_path / "tables", "five")
+    assert set(tables.read(tmp_path / "tables", "five")["family"]["experiment"]) == {"all", "five"}
+
+
+def test_trials_of_studies_become_one_table(tmp_path: Path) -> None:
+    from flare import tuning
+    from flare.config import Run
+
+    common = {"dataset": "digits", "model": "fc", "local_epochs": 4, "seed": 0, "clients": 2, "rounds": 3}
+    folders = []
+    for keep in ("1e-2", "1e-3"):
+        run = Run(**common, experiment="x", method="flare", keep=keep, batch_size=8, learning_rate=0.1)
+        space = {"tau": {"log": [1e-3, 1.0]}, "pull_steps": {"choices": [1, "all"]}}
+        study = tuning.Study(run=run, space=space, seeds=[7], batches=1, trials=3)
+        trials = [
+            tuning.Trial(0, {"tau": 0.01, "pull_steps": 1}, "complete", {7: 0.5}),
+            tuning.Trial(1, {"tau": 0.1, "pull_steps": "all"}, "complete", {7: 0.75}),
+            tuning.Trial(2, {"tau": 0.5, "pull_steps": 1}, "diverged", {}),
+        ]
+        tuning.conclude(study, tmp_path / keep, trials)
+        folders.append(tmp_path / keep)
+    tables.gather_trials(folders, tmp_path / "tables" / "trials" / "x.csv")
+    found = tables.read_table(tmp_path / "tables" / "trials", "x")
+    assert list(found) == list(tables.TRIALS) and len(found) == 2 * 3 * 2
+    assert found["keep"].tolist() == ["1e-2"] * 6 + ["1e-3"] * 6 and set(found["local_epochs"]) == {4}
+    first = found[(found["keep"] == "1e-2") & (found["setting"] == "tau")]
+    assert first["value"].tolist() == ["0.01", "0.1", "0.5"] and first["best"].tolist() == [False, True, False]
+    assert first["result"].fillna(-1).tolist() == [0.5, 0.75, -1] and first["state"].iloc[2] == "diverged"
+    assert set(found.loc[found["setting"] == "pull_steps", "value"]) == {"1", "all"}
+    assert set(found["objective"]) == {"accuracy"}
+    (folders[1] / "study.json").unlink()
+    with pytest.raises(DataError, match=r"1e-3: not a study that is over: .*study\.json"):
+        tables.gather_trials(folders, tmp_path / "x.csv")

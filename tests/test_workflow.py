@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,7 +90,8 @@ def results(folder: Path) -> dict[str, bytes]:
         *folder.glob("results/tables/**/*.*"),
         *folder.glob("results/figures/**/*.*"),
     ]
-    return {str(f.relative_to(folder)): f.read_bytes() for f in files if f.name != "costs.csv"}
+    # Wall times differ from one sweep to the next.
+    return {str(f.relative_to(folder)): f.read_bytes() for f in files if f.stem not in ("costs", "compute_cost")}
 
 
 def test_everything_asked_for_is_made(sweep: Path) -> None:
@@ -105,21 +107,68 @@ def test_everything_asked_for_is_made(sweep: Path) -> None:
         assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == 1
     assert len(pd.read_csv(sweep / "results/tables/runs.csv")) == len(runs) == 4
     assert len(pd.read_csv(sweep / "results/tables/rounds.csv")) == 4 * len(runs)
-    for name in figures.names():
+    for name in figures.of(CONFIG, "small"):
         for suffix, magic in ((".pdf", b"%PDF"), (".png", b"\x89PNG")):
             assert (sweep / f"results/figures/small/{name}{suffix}").read_bytes().startswith(magic)
+    for name in ("paper_figures", "explore"):
+        page = (sweep / f"results/notebooks/{name}.html").read_text()
+        assert (
+            "data:image/png" in page
+            and "small" in page
+            and "Error" not in re.sub(r"<(style|script).*?</\1>", "", page, flags=re.S)
+        )
 
 
 def test_one_core_gives_the_same_bytes(sweep: Path, tmp_path: Path) -> None:
-    done = snakemake(tmp_path, "--cores", "1", "--configfile", write(tmp_path, CONFIG))
+    done = snakemake(tmp_path, "tables", "figures", "--cores", "1", "--configfile", write(tmp_path, CONFIG))
     assert done.returncode == 0, done.stderr
     assert results(tmp_path) == results(sweep)
-    assert len(results(sweep)) == 4 + 6 + 2 * len(figures.names())
+    # Tables: rounds, runs, labels; summary and claims in three formats, reference in two.
+    assert len(results(sweep)) == 4 + 3 + 2 * 3 + 2 + 2 * (len(figures.of(CONFIG, "small")) - 1)
 
 
 def test_nothing_is_left_to_do(sweep: Path) -> None:
     done = snakemake(sweep, "--cores", "2", "--configfile", str(sweep / "config.yaml"))
     assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_figures_need_the_tables_alone(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy/results/runs")
+    shutil.rmtree(tmp_path / "copy/results/figures")
+    done = snakemake(tmp_path / "copy", "figures", "--cores", "1", "--configfile", str(tmp_path / "copy/config.yaml"))
+    assert done.returncode == 0, done.stderr
+    drawn = {path.relative_to(tmp_path / "copy") for path in (tmp_path / "copy/results/figures").rglob("*.*")}
+    assert drawn == {path.relative_to(sweep) for path in (sweep / "results/figures").rglob("*.*")}
+    assert all((tmp_path / "copy" / path).read_bytes() == (sweep / path).read_bytes() for path in drawn)
+    assert not (tmp_path / "copy/results/runs").exists()
+
+
+def test_the_report_is_one_page_that_a_browser_shows(sweep: Path, tmp_path: Path) -> None:
+    page = sweep / "results/report.html"
+    text = page.read_text()
+    # Self-contained: nothing is fetched from elsewhere when it is opened.
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=.?https?:", text)
+    for name in figures.of(CONFIG, "small"):
+        assert figures.caption(name)[:40] in text
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium here")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    command += ["--virtual-time-budget=10000", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    body = re.sub(r"<(style|script).*?</\1>", "", shown, flags=re.DOTALL)
+    said = " ".join(re.sub("<[^>]+>", " ", body).split())
+    for word in (
+        "Snakemake Report",
+        "Workflow",
+        "Statistics",
+        "small",
+        "Tables",
+        "Notebooks",
+        "Sparse federated learning",
+    ):
+        assert word in said, word
 
 
 def test_the_command_of_a_job_works_by_hand(sweep: Path, tmp_path: Path) -> None:
@@ -140,7 +189,9 @@ def test_a_changed_setting_plans_only_the_runs_it_touches(sweep: Path) -> None:
     assert sorted(job for job in jobs if job.startswith("train")) == [
         f"train:small/flare/keep-5e-2/epochs-1/seed-{seed}" for seed in (1, 2)
     ]
-    assert set(jobs) - {job for job in jobs if job.startswith("train")} == {"tabulate", "plot"}
+    assert set(jobs) - {job for job in jobs if job.startswith("train")} == {
+        *("tabulate", "compare", "judge", "plot", "execute", "report")
+    }
 
 
 def test_a_new_seed_plans_only_its_runs(sweep: Path) -> None:

@@ -26,6 +26,7 @@ class Settings:
     tau_decay: float = setting(1.05, low=1, doc="c: tau is divided by it every round; 1 keeps tau constant")
     percentile: float = setting(50.0, low=0, high=100, doc="t: entries of |A_k| above this percentile are pulled")
     pull_steps: int | str = setting(1, low=0, words=("all",), doc="p: first local steps of a round that are pulled")
+    not_pulled: str = setting("none", doc="a part of the model without pull: what the names of its tensors start with")
 
 
 def pull(round, start, state, settings, layout):
@@ -37,8 +38,12 @@ def pull(round, start, state, settings, layout):
     thresholds = layout.percentiles(memory, settings.percentile)
     strength = settings.tau / settings.tau_decay ** (round + 1)
 
+    pulled = [not name.startswith(f"{settings.not_pulled}.") for name in layout.names]
+
     def add(gradient, weights):
         for tensor, part in layout.blocks():
+            if not pulled[tensor]:
+                continue
             target = memory[part]
             # (v - w) - A rather than v - (w + A): exact on the first step, where v = w, however small A is beside w.
             direction = (weights[part] - start[part]).sub_(target).sign_()

@@ -25,7 +25,7 @@ import numpy as np
 from flare.config import choose
 from flare.datasets._fetching import DataError, replacing
 
-__all__ = ["SPLITS", "DataError", "Split", "fetch", "load", "module", "names"]
+__all__ = ["SPLITS", "DataError", "Split", "fetch", "load", "module", "names", "read_manifest"]
 
 SPLITS = ("train", "test")
 
@@ -76,7 +76,7 @@ def fetch(name: str, data: Path) -> dict[str, Any]:
     try:
         for split in SPLITS:
             _open_verified(name, Path(data), split).close()
-        return _manifest(name, Path(data))
+        return read_manifest(name, Path(data))
     except DataError:
         pass  # not prepared, or not whole: prepare it
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,12 +109,13 @@ def load(name: str, data: Path, split: str) -> Split:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 found = {key: arrays[key] for key in arrays.files}
-                return Split(source=_manifest(name, Path(data))["source"], **found)
+                return Split(source=read_manifest(name, Path(data))["source"], **found)
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{Path(data) / name / split}.npz: not a data file of this version ({error})") from error
 
 
-def _manifest(name: str, data: Path) -> dict[str, Any]:
+def read_manifest(name: str, data: Path) -> dict[str, Any]:
+    """What vouches for a prepared data set; DataError where there is none."""
     path = data / name / "manifest.json"
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
@@ -128,7 +129,7 @@ def _manifest(name: str, data: Path) -> dict[str, Any]:
 def _open_verified(name: str, data: Path, split: str) -> BufferedReader:
     """The open file, at its start, once its content is what the manifest says."""
     path = data / name / f"{split}.npz"
-    manifest = _manifest(name, data)
+    manifest = read_manifest(name, data)
     try:
         expected = manifest["files"][path.name]["sha256"]
     except (KeyError, TypeError):

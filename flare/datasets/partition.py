@@ -102,6 +102,25 @@ def split(
     return _shards(by_class, clients, scheme.classes_per_client, rng)
 
 
+def hold_out(parts: list[np.ndarray], share: float, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """What each client keeps of its samples to train on, and the held-out samples of all, client after client.
+
+    Of client k's n samples round(share * n) are drawn, at least one and not all: np.random.default_rng([seed, k, 1]).
+    ConfigError where nothing can be held out, as every client has a single sample.
+    """
+    kept, held = [], []
+    for client, part in enumerate(parts):
+        out = min(max(1, round(share * len(part))), len(part) - 1)
+        order = np.random.default_rng([seed, client, 1]).permutation(len(part))
+        held.append(np.sort(part[order[:out]]))
+        kept.append(np.sort(part[order[out:]]))
+    if not any(map(len, held)):
+        raise ConfigError(
+            f"validation: {share} is not allowed; every client has a single sample, so none can be held out"
+        )
+    return kept, np.concatenate(held)
+
+
 def count(targets: np.ndarray, parts: list[np.ndarray], classes: int) -> np.ndarray:
     """Samples of each class that each client holds, (clients, classes): for text, characters."""
     return np.stack([np.bincount(targets[part].ravel(), minlength=classes) for part in parts])

@@ -1,9 +1,9 @@
 """Figures: one file each, found by listing this folder.
 
 A figure's module has a docstring, whose first paragraph is its caption, and `draw(tables) -> Figure`. `tables` has the
-frames "rounds", "runs", "summary" and "labels" of `flare.tables.read`, of one experiment. It decorates `draw` with
-`@_style.paper()` and takes colours, panels and the legend from `_style`. A constant NEEDS names the keys that an
-experiment must set to true to have the figure.
+frames of `flare.tables.read`, of one experiment. It decorates `draw` with `@_style.paper()` and takes colours, panels
+and the legend from `_style`. A constant NEEDS says what an experiment must have for the figure to say something: one of
+the keys of `_ASKED`.
 
 Nothing here imports matplotlib before a figure is drawn: Snakemake lists the figures every time it starts.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 import importlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,25 +36,53 @@ def names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
 
 
-def caption(name: str) -> str:
-    """The first paragraph of the figure's docstring, on one line; the module is not imported."""
-    docstring = ast.get_docstring(_parsed(choose("figure", name, names())))
-    return " ".join((docstring or name).split("\n\n")[0].split())
+def caption(name: str, *, whole: bool = False) -> str:
+    """What the figure shows, the first paragraph of its docstring, or, `whole`, also how to read it: on one line.
+
+    The module is not imported.
+    """
+    docstring = ast.get_docstring(_parsed(choose("figure", name, names()))) or name
+    return " ".join((docstring if whole else docstring.split("\n\n")[0]).split())
 
 
-def of(experiment: Mapping[str, Any]) -> list[str]:
-    """The figures of an experiment: all but those whose NEEDS names a key that the experiment does not set to true."""
-    return [name for name in names() if all(experiment.get(key) for key in _constant(name, "NEEDS", ()))]
+def of(config: Mapping[str, Any], experiment: str) -> list[str]:
+    """The figures of an experiment of a checked configuration: all but those that NEED what it does not ask for."""
+    return [name for name in names() if _ASKED[_constant(name, "NEEDS", None)](config["experiments"], experiment)]
+
+
+def _heads_a_family(experiments: Mapping[str, Any], name: str) -> bool:
+    """Whether the experiment is the first of several that differ in nothing but `available`."""
+    own = {key: value for key, value in experiments[name].items() if key != "available"}
+    family = [
+        other
+        for other, asked in experiments.items()
+        if {key: value for key, value in asked.items() if key != "available"} == own
+    ]
+    return len(family) > 1 and family[0] == name
+
+
+_ASKED: dict[str | None, Callable[[Mapping[str, Any], str], bool]] = {
+    None: lambda experiments, name: True,
+    "available": _heads_a_family,
+    "local_epochs": lambda experiments, name: len(experiments[name].get("local_epochs", ())) > 1,
+    "staleness": lambda experiments, name: bool(experiments[name].get("staleness")),
+    "tuning": lambda experiments, name: any(
+        isinstance(value, Mapping) for own in experiments[name]["methods"].values() for value in (own or {}).values()
+    ),
+}
 
 
 def possible(tables: dict[str, pd.DataFrame]) -> list[str]:
-    """The figures that the tables of one experiment allow: those of `of`, seen from the measured columns."""
-    measured = tables["rounds"].dropna(axis="columns", how="all").columns
-    return [
-        name
-        for name in names()
-        if all(any(column.startswith(key) for column in measured) for key in _constant(name, "NEEDS", ()))
-    ]
+    """The figures that the tables of one experiment allow: those of `of`, seen from what is in the tables."""
+    runs, family = tables["runs"], tables["family"]
+    has = {
+        None: True,
+        "available": family["available"].nunique() > 1 and family["experiment"].iloc[0] == runs["experiment"].iloc[0],
+        "local_epochs": runs["local_epochs"].nunique() > 1,
+        "staleness": bool(tables["rounds"].get("staleness_mean", runs["seed"].iloc[:0]).notna().any()),
+        "tuning": len(tables["trials"]) > 0,
+    }
+    return [name for name in names() if has[_constant(name, "NEEDS", None)]]
 
 
 def _constant(name: str, constant: str, default: Any) -> Any:

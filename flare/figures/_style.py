@@ -130,16 +130,22 @@ def wrap(count: int) -> list[int]:
 
 
 def panels(
-    rows: Sequence[int], *, height: float, x: str, y: str | Sequence[str], wide: bool = False
+    rows: Sequence[int],
+    *,
+    height: float,
+    x: str,
+    y: str | Sequence[str],
+    wide: bool = False,
+    share_x: bool = True,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with `rows[i]` axes in row i; `height` of one row in inches, labels x and y.
 
-    All share x, and y too; where y are several labels, the rows take them in turn and those of one label share y. One
-    column of panels is as wide as a column of text; more, or a `wide` one, are as wide as one and a half.
+    All share x, if `share_x`, and y too; where y are several labels, the rows take them in turn and those of one label
+    share y. One column of panels is as wide as a column of text; more, or a `wide` one, are as wide as one and a half.
     """
     columns, labels = max(rows), [y] if isinstance(y, str) else y
     figure = Figure(figsize=(WIDTHS[wide or columns > 1], height * len(rows) + 0.4), layout="constrained")
-    grid = figure.subplots(len(rows), columns, sharex=True, sharey="row", squeeze=False)
+    grid = figure.subplots(len(rows), columns, sharex=share_x, sharey="row", squeeze=False)
     for row, count in enumerate(rows):
         grid[row, 0].set_ylabel(labels[row % len(labels)])
         if row >= len(labels):
@@ -166,8 +172,10 @@ class Cell:
 def cells(tables: dict[str, pd.DataFrame], local_epochs: int) -> Iterator[Cell]:
     """All cells of that local_epochs, methods in order."""
     runs, rounds = (table[table["local_epochs"] == local_epochs] for table in (tables["runs"], tables["rounds"]))
+    rounds = rounds.dropna(subset="test_accuracy")
+    own_rounds = dict(iter(rounds.groupby(["method", "keep"])))
     for (method, keep), cell in runs.groupby(["method", "keep"], sort=False):
-        own = rounds[(rounds["method"] == method) & (rounds["keep"] == keep)].dropna(subset="test_accuracy")
+        own = own_rounds.get((method, keep), rounds.iloc[:0])
         done = cell["status"] == "finished"
         yield Cell(
             str(method),

@@ -27,9 +27,10 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
         _style.wrap(len(keeps)) * len(epochs), height=1.7, x="communication round", y="test accuracy (%)"
     )
     legend = {}
+    cells = {local_epochs: list(_style.cells(tables, local_epochs)) for local_epochs in epochs}
     for ax, (local_epochs, keep) in zip(axes, itertools.product(epochs, keeps), strict=True):
         ax.set_title(f"keep = {keep}" + (f", E = {local_epochs}" if len(epochs) > 1 else ""))
-        shown = [cell for cell in _style.cells(tables, local_epochs) if cell.keep in (keep, "dense")]
+        shown = [cell for cell in cells[local_epochs] if cell.keep in (keep, "dense")]
         for order, cell in enumerate(shown):
             look = _style.hollow(looks[cell.method], cell.keep)
             legend[look["label"]] = _style.handle(**look)

@@ -1,10 +1,15 @@
 """Best test accuracy so far by uplink, what all clients have sent: the mean over seeds and its 95 % t-interval.
 
 See what a bit buys: of two curves, the one further left reaches the same accuracy with less uplink (the axis
-is logarithmic). A run that diverged is a dotted line to a cross at what it had sent, and is in no mean.
+is logarithmic). The grey band is the Pareto front: no mean of any cell reaches as much with less uplink, so what lies
+below it is bettered by something else. A run that diverged is a dotted line to a cross at what it had sent, and is in
+no mean.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,6 +17,7 @@ from matplotlib.figure import Figure
 from flare.figures import _style
 
 _BITS_PER_MEGABYTE = 8e6
+_FRONT: dict[str, Any] = {"color": "#b0b0b0", "linewidth": 3.5, "alpha": 0.6, "zorder": 1.5, "solid_capstyle": "butt"}
 
 
 @_style.paper()
@@ -30,11 +36,13 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
         y="best test accuracy so far (%)",
         wide=len(looks) * len(dashes) > 10,
     )
-    by_method, by_keep = {}, {}
+    by_method, by_keep, front = {}, {}, _style.handle(label="Pareto front", **_FRONT)
     for ax, local_epochs in zip(axes, epochs, strict=True):
         if len(epochs) > 1:
             ax.set_title(f"E = {local_epochs}")
-        for order, cell in enumerate(_style.cells({"runs": runs, "rounds": rounds}, local_epochs)):
+        cells = list(_style.cells({"runs": runs, "rounds": rounds}, local_epochs))
+        ax.plot(*_pareto(cells), **_FRONT)
+        for order, cell in enumerate(cells):
             look = {**_style.hollow(looks[cell.method], cell.keep), "linestyle": dashes[cell.keep]}
             by_method[look["label"]] = _style.handle(**{**look, "linestyle": "none"})
             if cell.keep != "dense":
@@ -46,4 +54,13 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
                 _style.lost(ax, own["uplink"], own["test_accuracy"], end, look["color"])
     _style.percent(axes)
     _style.logarithmic(axes[0])
-    return _style.finish(figure, [list(by_method.values()), list(by_keep.values())], runs)
+    return _style.finish(figure, [list(by_method.values()), [*by_keep.values(), front]], runs)
+
+
+def _pareto(cells: Sequence[_style.Cell]) -> tuple[list[float], list[float]]:
+    """Uplink and accuracy (%) of the means that no cell's mean betters with as little uplink, by ascending uplink."""
+    means = [cell.finished.groupby("round")[["uplink", "test_accuracy"]].mean() for cell in cells]
+    points = pd.concat(means).sort_values(["uplink", "test_accuracy"], ascending=[True, False])
+    best = points["test_accuracy"].cummax()
+    front = points[best > best.shift(fill_value=-1.0)]
+    return front["uplink"].tolist(), (100 * front["test_accuracy"]).tolist()

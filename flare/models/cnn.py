@@ -20,12 +20,17 @@ class Settings:
     hidden: int = setting(512, low=1, doc="units of the hidden layer")
 
 
-def build(shape, classes, settings):
-    """Inputs (N, C, H, W), H and W at least 16; output (N, classes) logits."""
-    from torch import nn
-
+def check(shape):
+    """Inputs are (channels, height, width), height and width at least 16."""
     if len(shape) != 3 or min(shape[1:]) < 16:
         raise ConfigError(f"model: cnn needs inputs (channels, height, width) of at least 16 x 16, not {tuple(shape)}")
+
+
+def build(shape, classes, settings, fidelity="paper"):
+    """Inputs (N, C, H, W); output (N, classes) logits."""
+    from torch import nn
+
+    check(shape)
     channels, height, width = shape
     rows, columns = ((size - 4) // 2 - 4 for size in (height, width))
     model = nn.Sequential(

@@ -21,7 +21,11 @@ class Settings:
     hidden_layers: int = setting(3, low=0, doc="number of hidden layers; 0 is multinomial logistic regression")
 
 
-def build(shape, classes, settings):
+def check(shape):
+    """Inputs of any shape."""
+
+
+def build(shape, classes, settings, fidelity="paper"):
     """Inputs (N, *shape) are flattened; output (N, classes) logits."""
     from torch import nn
 

@@ -1,13 +1,26 @@
-# tabulate, count_labels, plot: from the runs' files to tables, from the tables to figures.
+# From the runs' files to tables, from the tables to the verdict, figures, notebooks and the report.
+import json
+
+from flare import status, tuning
+
+NOTEBOOKS = expand(f"{RESULTS}/notebooks/{{notebook}}.html", notebook=("paper_figures", "explore"))
+
+
+def about(name, caption):
+    """How the report shows a table: its caption, and where it stands."""
+    return {"caption": f"../report/{caption}.rst", "category": "Tables", "labels": {"table": name}}
+
+
 rule tabulate:
     input:
-        expand(f"{RESULTS}/runs/{{run}}/{{file}}", run=RUNS, file=("run.json", "rounds.csv")),
+        lambda w: expand(f"{RESULTS}/runs/{{run}}/{{file}}", run=at_hand(), file=("run.json", "rounds.csv")),
         code=code("tables"),
     output:
         rounds=f"{TABLES}/rounds.csv",
-        runs=f"{TABLES}/runs.csv",
-        costs=f"{TABLES}/costs.csv",
-        summary=multiext(f"{TABLES}/summary", ".csv", ".md", ".tex"),
+        runs=report(f"{TABLES}/runs.csv", **about("2 runs", "runs")),
+        costs=report(f"{TABLES}/costs.csv", **about("3 costs", "costs")),
+        summary=report(f"{TABLES}/summary.csv", **about("1 summary", "summary")),
+        texts=multiext(f"{TABLES}/summary", ".md", ".tex"),
     log:
         f"{RESULTS}/logs/tabulate.log",
     conda:
@@ -16,6 +29,42 @@ rule tabulate:
         runs=lambda wildcards: list(patterns()),
     shell:
         'python -m flare tabulate {params.runs:q} --output "$(dirname {output.runs:q})" > {log:q} 2>&1'
+
+
+# What the runs say of the paper's claims.
+rule judge:
+    input:
+        runs=rules.tabulate.output.runs,
+        code=code("claims", "tables"),
+    output:
+        csv=report(f"{TABLES}/claims.csv", **about("0 claims", "claims")),
+        texts=multiext(f"{TABLES}/claims", ".md", ".tex"),
+    log:
+        f"{RESULTS}/logs/judge.log",
+    conda:
+        ENV
+    shell:
+        'python -m flare judge --tables "$(dirname {output.csv:q})" > {log:q} 2>&1'
+
+
+# Our cells beside the authors' published numbers.
+rule compare:
+    input:
+        lambda w: expand(f"{RESULTS}/runs/{{run}}/run.json", run=at_hand()),
+        reference=f"{ROOT}/config/reference.csv",
+        code=code("reference"),
+    output:
+        csv=f"{TABLES}/reference.csv",
+        md=f"{TABLES}/reference.md",
+    log:
+        f"{RESULTS}/logs/compare.log",
+    conda:
+        ENV
+    params:
+        runs=lambda wildcards: list(patterns()),
+    shell:
+        "python -m flare compare {params.runs:q} --reference {input.reference:q}"
+        ' --output "$(dirname {output.csv:q})/reference" > {log:q} 2>&1'
 
 
 # How many samples of each class each client holds.
@@ -37,20 +86,107 @@ rule count_labels:
         ' --data "$(dirname "$(dirname {input.manifest:q})")" > {log:q} 2>&1'
 
 
+# Every trial of an experiment's studies.
+rule gather_trials:
+    input:
+        lambda w: expand(
+            f"{RESULTS}/tuning/{{study}}/{{file}}",
+            study=[study.name for study in tuning.studies(config) if study.run.experiment == w.experiment],
+            file=("trials.csv", "study.json"),
+        ),
+        code=code("tables"),
+    output:
+        f"{TABLES}/trials/{{experiment}}.csv",
+    log:
+        f"{RESULTS}/logs/gather_trials/{{experiment}}.log",
+    conda:
+        ENV
+    params:
+        studies=lambda w, input: [os.path.dirname(file) for file in input if file.endswith("/trials.csv")],
+    shell:
+        "python -m flare gather_trials {params.studies:q} --output {output:q} > {log:q} 2>&1"
+
+
 rule plot:
     input:
         rounds=rules.tabulate.output.rounds,
         runs=rules.tabulate.output.runs,
         summary=rules.tabulate.output.summary,
+        costs=rules.tabulate.output.costs,
         labels=rules.count_labels.output,
-        code=lambda w: code(f"figures/{w.figure}", "figures/_style", "tables"),
+        trials=lambda w: rules.gather_trials.output if w.figure == "tuning" else [],
+        code=lambda w: code(
+            f"figures/{w.figure}", *(f"figures/_{part}" for part in ("style", "points", "by_keep")), "tables"
+        ),
     output:
         pdf=f"{RESULTS}/figures/{{experiment}}/{{figure}}.pdf",
-        png=f"{RESULTS}/figures/{{experiment}}/{{figure}}.png",
+        png=report(
+            f"{RESULTS}/figures/{{experiment}}/{{figure}}.png",
+            caption="../report/figure.rst",
+            category="{experiment}",
+            labels={"figure": "{figure}"},
+        ),
     log:
         f"{RESULTS}/logs/plot/{{experiment}}/{{figure}}.log",
     conda:
         ENV
+    params:
+        caption=lambda w: figures.caption(w.figure, whole=True),
     shell:
         "python -m flare plot {wildcards.figure} --experiment {wildcards.experiment}"
         ' --tables "$(dirname {input.runs:q})" --output "$(dirname {output.pdf:q})/{wildcards.figure}" > {log:q} 2>&1'
+
+
+# A notebook as a page: executed on the tables, which it says where to find.
+rule execute:
+    input:
+        notebook=f"{ROOT}/notebooks/{{notebook}}.ipynb",
+        tables=[rules.tabulate.output, rules.judge.output],
+        labels=lambda w: expand(rules.count_labels.output, experiment=experiments_at_hand()),
+        code=code("tables", "figures/__init__", "figures/_style"),
+    output:
+        report(
+            f"{RESULTS}/notebooks/{{notebook}}.html",
+            caption="../report/notebook.rst",
+            category="Notebooks",
+            labels={"notebook": "{notebook}"},
+        ),
+    log:
+        f"{RESULTS}/logs/execute/{{notebook}}.log",
+    conda:
+        ENV
+    params:
+        results=lambda w, input: os.path.abspath(os.path.dirname(os.path.dirname(input.tables[0]))),
+    shell:
+        "FLARE_RESULTS={params.results:q} jupyter nbconvert --execute --to html --log-level ERROR {input.notebook:q}"
+        ' --output-dir "$(dirname {output:q})" > {log:q} 2>&1'
+
+
+# All of it as one page, by Snakemake's own --report, of the experiments whose data could be had.
+rule report:
+    input:
+        rules.tabulate.output,
+        rules.judge.output,
+        figures_at_hand,
+        NOTEBOOKS,
+        captions=[f"{ROOT}/workflow/report/{name}.rst" for name in ("claims", "figure", "summary", "workflow")],
+    output:
+        f"{RESULTS}/report.html",
+    log:
+        f"{RESULTS}/logs/report.log",
+    conda:
+        ENV
+    params:
+        snakefile=workflow.main_snakefile,
+        # Only what decides what the report shows.
+        config=lambda w: json.dumps(
+            {
+                "results": RESULTS,
+                "data": DATA,
+                "experiments": {name: config["experiments"][name] for name in experiments_at_hand()},
+            }
+        ),
+    shell:
+        'config=$(mktemp) && trap "rm -f $config" EXIT && printf %s {params.config:q} > "$config" && '
+        'snakemake --snakefile {params.snakefile:q} --configfile "$config" --nolock --report {output:q} evidence'
+        " > {log:q} 2>&1"

@@ -1,23 +1,35 @@
-# train: one job per run.
-rule train:
-    input:
-        manifest=lambda w: f"{DATA}/{run_of(w).dataset}/manifest.json",
-        # The manifest vouches for these by checksum, so it alone says whether the data changed.
-        data=lambda w: ancient(expand(f"{DATA}/{run_of(w).dataset}/{{split}}.npz", split=("train", "test"))),
-        method=lambda w: code(f"algorithms/{w.method}", "algorithms/__init__"),
-        model=lambda w: code(f"models/{run_of(w).model}"),
-        engine=code("simulation", "sparsify", "train", "datasets/partition"),
-    output:
-        rounds=f"{RESULTS}/runs/{RUN}/rounds.csv",
-        run=f"{RESULTS}/runs/{RUN}/run.json",
-    log:
-        f"{RESULTS}/logs/train/{RUN}.log",
-    conda:
-        ENV
-    threads: THREADS
-    params:
-        # Only what decides the result: a changed setting plans the runs it touches and no others.
-        run=lambda w: run_of(w).flags(),
-    shell:
-        'python -m flare train {params.run} --output "$(dirname {output.run:q})"'
-        ' --data "$(dirname "$(dirname {input.manifest:q})")" --threads {threads} > {log:q} 2>&1'
+# train: one job per run, or, with runs_per_job, per so many runs of one cell.
+for name, seeds, experiments in jobs():
+
+    rule:
+        name:
+            name
+        input:
+            manifest=lambda w: f"{DATA}/{run_of(w).dataset}/manifest.json",
+            # The manifest vouches for these by checksum, so it alone says whether the data changed.
+            data=lambda w: ancient(expand(f"{DATA}/{run_of(w).dataset}/{{split}}.npz", split=("train", "test"))),
+            best=best_of,
+        output:
+            rounds=expand(f"{RESULTS}/runs/{CELL}/seed-{{seed}}/rounds.csv", seed=seeds, allow_missing=True),
+            run=expand(f"{RESULTS}/runs/{CELL}/seed-{{seed}}/run.json", seed=seeds, allow_missing=True),
+        log:
+            f"{RESULTS}/logs/train/{CELL}/seed-{'-'.join(map(str, seeds))}.log",
+        wildcard_constraints:
+            experiment=experiments,
+        conda:
+            ENV
+        threads: THREADS
+        resources:
+            mem_mb=lambda w, attempt: needs(w.experiment)["mem_mb"] * attempt,
+            runtime=lambda w, attempt: needs(w.experiment)["runtime"] * attempt,
+            gpu=int(config.get("device", "cpu") != "cpu"),
+        params:
+            # Only what decides the result: a changed setting plans the runs it touches and no others.
+            run=lambda w: arguments(CELL.format(**w)),
+            # Code is a setting, too: compared by what it does, so that a comment or a new checkout re-runs nothing.
+            code=lambda w: code_of(CELL.format(**w)),
+            # Derived from the outputs, so not compared: how many runs a job takes decides no result.
+            folders=lambda w, output: [os.path.dirname(file) for file in output.run],
+        shell:
+            "python -m flare train {params.run} --values {input.best:q} --output {params.folders:q}"
+            ' --data "$(dirname "$(dirname {input.manifest:q})")" --threads {threads} > {log:q} 2>&1'

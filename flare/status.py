@@ -1,0 +1,178 @@
+"""How far a sweep is, from its files: `python -m flare status`, and a line now and then while Snakemake runs.
+
+A run is finished or diverged where run.json says so; running where a process has its folder locked (see
+`flare.checkpoint`); failed where its log ends in an error; interrupted where it was begun and will go on; else waiting.
+
+Imports neither torch nor pandas: Snakemake does it every time it starts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flare.checkpoint import NAME
+from flare.config import Run, runs
+
+STATES = ("finished", "running", "diverged", "failed", "interrupted", "waiting")
+SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a run is. rounds: complete ones. why: the last line of a failed run's log."""
+
+    run: Run
+    state: str
+    rounds: int
+    why: str = ""
+
+    @property
+    def work(self) -> tuple[int, int]:
+        """What is done and what there is to do, in rounds times local epochs."""
+        done = self.run.rounds if self.state in ("finished", "diverged") else self.rounds
+        return done * self.run.local_epochs, self.run.rounds * self.run.local_epochs
+
+
+def states(config: Mapping[str, Any], known: dict[str, State] | None = None) -> list[State]:
+    """The state of every run of a checked configuration, in its order; `known` remembers what is over."""
+    results = Path(config.get("results", "results"))
+    out = []
+    for run in runs(config):
+        found = (known or {}).get(run.folder) or _state(run, results)
+        if known is not None and found.state in ("finished", "diverged"):
+            known[run.folder] = found
+        out.append(found)
+    return out
+
+
+def _state(run: Run, results: Path) -> State:
+    folder = results / "runs" / run.folder
+    try:
+        record = json.loads((folder / "run.json").read_bytes())
+        return State(run, str(record["status"]), int(record["rounds"]))
+    except (OSError, ValueError, KeyError):
+        pass
+    said = _log(run, results)
+    numbers = re.findall(rf"^round +(\d+)/{run.rounds} ", said, re.MULTILINE)
+    rounds = int(numbers[-1]) if numbers else 0
+    lines = said.splitlines()
+    if _locked(folder):
+        return State(run, "running", rounds)
+    if lines and "; the same command goes on from there" not in lines[-1]:
+        failed = re.findall(r"^(.+): failed$", said, re.MULTILINE)  # of a job with several runs
+        raised = "Traceback (most recent call last)" in said and not failed
+        if run.folder in failed or raised or lines[-1].startswith("flare: "):
+            return State(run, "failed", rounds, lines[-1])
+    begun = (folder / NAME).exists() or rounds > 0
+    return State(run, "interrupted" if begun else "waiting", rounds)
+
+
+def _log(run: Run, results: Path) -> str:
+    """What the log of the run's job says of the run; a job may have several seeds."""
+    for path in (results / "logs" / "train" / run.cell).glob("seed-*.log"):
+        if str(run.seed) in path.stem.removeprefix("seed-").split("-"):
+            said = path.read_text(encoding="utf-8", errors="replace")
+            parts = re.split(r"^(?=\S+/seed-\d+: \d+ rounds, )", said, flags=re.MULTILINE)
+            return next(
+                (part for part in parts if part.startswith(f"{run.folder}: ")), parts[-1] if parts[1:] else said
+            )
+    return ""
+
+
+def _locked(folder: Path) -> bool:
+    """Whether a process has the run's folder."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
+def line(found: Iterable[State]) -> str:
+    """How many runs are in which state, and the share of the work that is done."""
+    found = list(found)
+    counts = Counter(state.state for state in found)
+    done, all_ = (sum(state.work[place] for state in found) for place in (0, 1))
+    said = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    return f"{len(found)} runs: {said}; {100 * done // max(all_, 1)} % of the rounds done"
+
+
+def show(config: Mapping[str, Any]) -> str:
+    """The sweep for a terminal: a line for all of it, one per experiment, and the runs that a person may look after."""
+    found = states(config)
+    lines = [line(found)]
+    for name in config["experiments"]:
+        lines.append(f"  {name}: {line(state for state in found if state.run.experiment == name)}")
+    for state in found:
+        if state.state == "running":
+            lines.append(f"running      {state.run.folder}  round {state.rounds}/{state.run.rounds}")
+        elif state.state == "diverged":
+            lines.append(f"diverged     {state.run.folder}  after {state.rounds} rounds")
+        elif state.state == "interrupted":
+            lines.append(f"interrupted  {state.run.folder}  round {state.rounds}/{state.run.rounds}")
+        elif state.state == "failed":
+            lines.append(f"failed       {state.run.folder}  {state.why}")
+    return "\n".join(lines)
+
+
+class Follow:
+    """What is done since it was made, how fast, and how long the rest takes at that pace."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self._known: dict[str, State] = {}
+        self._began = time.monotonic()
+        self._before = sum(state.work[0] for state in states(config, self._known))
+
+    def line(self, now: float | None = None) -> str:
+        """`line` with throughput and time left."""
+        found = states(self._config, self._known)
+        done = sum(state.work[0] for state in found)
+        elapsed = (time.monotonic() if now is None else now) - self._began
+        pace = (done - self._before) / elapsed if elapsed > 0 else 0.0
+        # What failed is not being worked on.
+        rest = sum(state.work[1] - state.work[0] for state in found if state.state != "failed")
+        if not rest:
+            return line(found)
+        left = f"{pace:.3g} rounds/s, about {_duration(rest / pace)} left" if pace > 0 else "no round finished yet"
+        return f"{line(found)}; {left}"
+
+
+def follow(config: Mapping[str, Any], seconds: float = SECONDS) -> None:
+    """Say it on the terminal every so many seconds, from a thread that ends with the process; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return
+    progress = Follow(config)
+
+    def say() -> None:
+        while True:
+            time.sleep(seconds)
+            print(f"flare: {progress.line()}", file=sys.stderr, flush=True)
+
+    threading.Thread(target=say, daemon=True).start()
+
+
+def _duration(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return (
+        f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h" if minutes < 2880 else f"{minutes / 1440:.1f} d"
+    )

@@ -1,0 +1,145 @@
+"""A sweep on a real Slurm of two nodes: a job is requeued, a node is lost, and the results are those of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flare import config
+from flare.train import train
+
+ROOT = Path(__file__).parents[1]
+CLUSTER = ROOT / "tests/slurm/cluster"
+SWEEP: dict[str, Any] = {
+    "wandb": {"mode": "disabled"},
+    "checkpoint": {"seconds": 0.2},
+    "experiments": {
+        "small": {
+            "dataset": "digits",
+            "model": "fc",
+            "model_settings": {"width": 64, "hidden_layers": 2},
+            "clients": 4,
+            "partition": {"scheme": "contiguous", "samples_per_client": 100},
+            "rounds": 1000,
+            "evaluate_every": 100,
+            "batch_size": 20,
+            "learning_rate": 0.02,
+            "keep": ["5e-2"],
+            "seeds": [1, 2],
+            "methods": {"topk": {}, "flare": {}},
+        }
+    },
+}
+
+pytestmark = pytest.mark.workflow
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if not shutil.which(name)]
+    if os.geteuid() != 0 or missing:
+        reason = (
+            f"no Slurm can be started: {', '.join(missing) or 'root'} missing; apt install slurm-wlm munge, as root"
+        )
+        if os.environ.get("CI"):
+            pytest.fail(f"in CI this must run: {reason}")
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("slurm")
+    subprocess.run([CLUSTER, "up", folder], check=True, timeout=60)
+    yield folder
+    subprocess.run([CLUSTER, "down", folder], check=False, timeout=60)
+
+
+def slurm(cluster: Path, *command: str) -> str:
+    environment = os.environ | {"SLURM_CONF": str(cluster / "slurm.conf")}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=20, check=True).stdout
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := what():
+            return found
+        time.sleep(0.2)
+    raise TimeoutError(what)
+
+
+def kill_node(cluster: Path, name: str) -> None:
+    """End the node's daemon and whatever runs on it, as if its power had failed."""
+    os.kill(int((cluster / f"run/slurmd.{name}.pid").read_text()), signal.SIGKILL)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (process / "environ").read_bytes().split(b"\0")
+            if {f"SLURMD_NODENAME={name}".encode(), f"SLURM_CONF={cluster}/slurm.conf".encode()} <= set(variables):
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:
+            continue
+
+
+def outcome(folder: Path) -> tuple[bytes, str]:
+    return (folder / "rounds.csv").read_bytes(), json.loads((folder / "run.json").read_bytes())["result_hash"]
+
+
+@pytest.mark.timeout(400)
+def test_a_sweep_over_two_nodes_survives_a_requeue_and_a_lost_node(cluster: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(SWEEP))
+    log = tmp_path / "said"
+    command = [sys.executable, "-m", "snakemake", "results/tables/runs.csv", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(tmp_path), "--configfile", str(tmp_path / "config.yaml")]
+    command += ["--profile", str(ROOT / "profiles/slurm"), "--latency-wait", "20"]
+    command += ["--slurm-no-account", "--slurm-status-command", "squeue"]
+    command += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
+    command += ["--default-resources", "slurm_partition=tests"]
+    environment = os.environ | {"SLURM_CONF": str(cluster / "slurm.conf")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    with log.open("w") as said:
+        sweep = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
+    try:
+        runs = {run.folder: run for run in config.runs(SWEEP)}
+        folders = {name: tmp_path / "results/runs" / name for name in runs}
+
+        def running() -> dict[str, tuple[str, str]]:
+            """Job and node of each run, once all are running and have saved themselves."""
+            out = {}
+            for line in slurm(cluster, "squeue", "--noheader", "--states=RUNNING", "--format=%i %N").splitlines():
+                job, node = line.split()
+                logs = list(tmp_path.glob(f".snakemake/slurm_logs/*/*/{job}.log"))
+                for name in runs:
+                    place = "_".join(part.split("-", 1)[-1] for part in name.split("/"))
+                    if logs and logs[0].parent.name.startswith(place):
+                        out[name] = (job, node)
+            assert sweep.poll() is None, log.read_text()
+            return out if all((folders[name] / "checkpoint.pt").exists() for name in runs) else {}
+
+        placed = wait_for(running, 90)
+        assert {node for _, node in placed.values()} == {"one", "two"}
+        requeued = next(name for name, (_, node) in placed.items() if node == "one")
+        lost = next(name for name, (_, node) in placed.items() if node == "two")
+        slurm(cluster, "scontrol", "requeue", placed[requeued][0])
+        job = placed[requeued][0]
+        wait_for(lambda: slurm(cluster, "squeue", "--noheader", "--job", job, "--format=%T").strip() == "PENDING")
+        slurm(cluster, "scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm itself waits for two minutes
+        kill_node(cluster, "two")
+        code = sweep.wait(300)
+    finally:
+        sweep.kill()
+        sweep.wait(10)
+    assert code == 0, log.read_text()
+    for name, run in runs.items():
+        alone = tmp_path / "alone" / name
+        train(run, data=tmp_path / "data", output=alone, wandb="disabled")
+        assert outcome(folders[name]) == outcome(alone)
+        assert not list(folders[name].glob("checkpoint*"))
+    for name in (requeued, lost):
+        assert ", going on after round" in (tmp_path / f"results/logs/train/{name}.log").read_text()

@@ -1,0 +1,129 @@
+"""The state of a sweep, from files as the engine and Snakemake leave them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import write_run
+
+from flare import cli, status
+from flare.config import runs
+
+KEEPS = ["1e-2", "1e-3"]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "results": str(tmp_path),
+        "experiments": {
+            "fashion-fc": {
+                "dataset": "fashion_mnist",
+                "model": "fc",
+                "clients": 10,
+                "rounds": 100,
+                "local_epochs": [1, 4],
+                "batch_size": 10,
+                "learning_rate": 0.1,
+                "keep": KEEPS,
+                "seeds": [1, 2],
+                "methods": {"flare": {}},
+            }
+        },
+    }
+
+
+def log(results: Path, folder: str, text: str, seeds: str = "") -> None:
+    path = results / "logs/train" / Path(folder).parent / f"{seeds or Path(folder).name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_every_state_is_told_from_the_files(config: dict[str, Any], tmp_path: Path) -> None:
+    cells = {
+        (run.keep, run.local_epochs, run.seed): run.folder
+        for run in sorted(runs(config), key=lambda run: (run.keep, run.local_epochs, run.seed))
+    }
+    kinds = ["finished", "diverged", "running", "killed", "failed", "wrong", "saved", "waiting"]
+    names = dict(zip(kinds, cells.values(), strict=True))
+    write_run(tmp_path, keep="1e-2", seed=1)
+    write_run(tmp_path, keep="1e-2", seed=2, diverged_round=26)
+    begun = "{}: 100 rounds, 10 clients\nround  11/100  loss 1  accuracy 0.1\nround  21/100  loss 1  accuracy 0.2\n"
+    for name in ("running", "killed", "failed", "saved"):
+        (tmp_path / "runs" / names[name]).mkdir(parents=True)
+        log(tmp_path, names[name], begun.format(names[name]))
+    with open(tmp_path / "logs/train" / f"{names['failed']}.log", "a") as file:
+        file.write("Traceback (most recent call last):\n  File\nMemoryError: no more\n")
+    with open(tmp_path / "logs/train" / f"{names['saved']}.log", "a") as file:
+        file.write("flare: SIGTERM: saved; the same command goes on from there\n")
+    log(tmp_path, names["wrong"], "flare: device: 'cuda' is not here; torch sees no GPU, use cpu\n")
+
+    handle = os.open(tmp_path / "runs" / names["running"], os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        found = {state.run.folder: (state.state, state.rounds) for state in status.states(config)}
+        said = status.show(config).splitlines()
+    finally:
+        os.close(handle)
+    assert {name: found[folder] for name, folder in names.items()} == {
+        "finished": ("finished", 100),
+        "diverged": ("diverged", 26),
+        "running": ("running", 21),
+        "killed": ("interrupted", 21),
+        "failed": ("failed", 21),
+        "wrong": ("failed", 0),
+        "saved": ("interrupted", 21),
+        "waiting": ("waiting", 0),
+    }
+    # A diverged run is over. Rounds count by their local epochs: E = 1 has keys 1e-2 and 1e-3, seeds 1 and 2.
+    epochs = {folder: key[1] for key, folder in cells.items()}
+    done = sum(epochs[names[name]] * rounds for name, rounds in {"finished": 100, "diverged": 100}.items())
+    done += sum(21 * epochs[names[name]] for name in ("running", "killed", "failed", "saved"))
+    assert said[0] == (
+        "8 runs: 1 finished, 1 running, 1 diverged, 2 failed, 2 interrupted, 1 waiting;"
+        f" {100 * done // (4 * 100 + 4 * 400)} % of the rounds done"
+    )
+    assert said[1] == f"  fashion-fc: {said[0]}"
+    assert f"running      {names['running']}  round 21/100" in said
+    assert f"diverged     {names['diverged']}  after 26 rounds" in said
+    assert f"failed       {names['failed']}  MemoryError: no more" in said
+    assert len(said) == 2 + 6
+
+
+def test_the_log_of_a_job_of_several_runs_is_told_apart(config: dict[str, Any], tmp_path: Path) -> None:
+    one, two = "fashion-fc/flare/keep-1e-2/epochs-1/seed-1", "fashion-fc/flare/keep-1e-2/epochs-1/seed-2"
+    text = f"{one}: 100 rounds, 10 clients\nround  11/100  loss 1\nround  31/100  loss 1\n"
+    failure = f"{one}: failed\nTraceback (most recent call last):\nValueError: bad\n"
+    log(tmp_path, one, f"{text}{failure}{two}: 100 rounds, 10 clients\nround  51/100  loss 1\n", "seed-1-2")
+    found = {state.run.folder: state for state in status.states(config)}
+    assert (found[one].state, found[one].rounds, found[one].why) == ("failed", 31, "ValueError: bad")
+    assert (found[two].state, found[two].rounds) == ("interrupted", 51)
+
+
+def test_pace_and_time_left_are_of_what_was_done_since(config: dict[str, Any], tmp_path: Path) -> None:
+    write_run(tmp_path, keep="1e-2", seed=1)
+    progress = status.Follow(config)
+    assert "no round finished yet" in progress.line(progress._began + 10)
+    write_run(tmp_path, keep="1e-2", seed=2)
+    # 100 rounds of the 2,000 in 50 s; 1,800 are left: 900 s.
+    assert progress.line(progress._began + 50) == (
+        "8 runs: 2 finished, 6 waiting; 10 % of the rounds done; 2 rounds/s, about 15 min left"
+    )
+    for keep in KEEPS:
+        for epochs in (1, 4):
+            for seed in (1, 2):
+                write_run(tmp_path, keep=keep, local_epochs=epochs, seed=seed)
+    assert progress.line() == "8 runs: 8 finished; 100 % of the rounds done"
+
+
+def test_the_command_prints_it(config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import yaml
+
+    write_run(tmp_path, keep="1e-2", seed=1)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert cli.main(["status", str(tmp_path / "config.yaml")]) == 0
+    assert capsys.readouterr().out.startswith("8 runs: 1 finished, 7 waiting; 5 % of the rounds done\n")

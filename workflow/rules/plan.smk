@@ -1,0 +1,15 @@
+# plan: what the sweep costs on this device, before it is run: snakemake plan --cores 1 --configfile FILE
+rule plan:
+    input:
+        code=code("plan"),
+    output:
+        f"{TABLES}/plan.csv",
+    log:
+        f"{RESULTS}/logs/plan.log",
+    conda:
+        ENV
+    params:
+        data=DATA,
+        config=workflow.configfiles[-1],
+    shell:
+        "python -m flare plan --config {params.config:q} --data {params.data:q} --output {output:q} 2> {log:q}"

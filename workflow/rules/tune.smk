@@ -1,0 +1,149 @@
+# tune_propose, tune_train, tune: studies whose best values the reported runs take. Optuna proposes, these jobs execute.
+import hashlib
+
+STUDIES = {study.name: study for study in tuning.studies(config)}
+STUDY = f"{RESULTS}/tuning/{CELL}"
+TRIAL = f"{STUDY}/batch-{{batch}}/trial-{{trial}}/seed-{{seed}}"
+
+
+wildcard_constraints:
+    batch=r"\d+",
+    trial=r"\d+",
+
+
+localrules:
+    tune_propose,
+
+
+def study_of(wildcards):
+    """The study that a job is for."""
+    return STUDIES[CELL.format(**wildcards)]
+
+
+def trial_of(wildcards):
+    """The run of a trial, but for its values."""
+    study = study_of(wildcards)
+    return next(run for run in study.runs(int(wildcards.trial)) if run.seed == int(wildcards.seed))
+
+
+def tried(study, batches):
+    """The records of the trials of some batches, and their proposals."""
+    folder = f"{RESULTS}/tuning/{study.name}"
+    for batch in batches:
+        yield f"{folder}/batch-{batch}/proposals.json"
+        for trial in study.batch(batch):
+            for run in study.runs(trial):
+                yield f"{folder}/{study.place(run)}/run.json"
+
+
+def best_of(wildcards):
+    """The file of the values that a study chose, for runs that have one."""
+    return f"{STUDY}/best.yaml".format(**wildcards) if CELL.format(**wildcards) in STUDIES else []
+
+
+rule tune_propose:
+    input:
+        tried=lambda w: list(tried(study_of(w), range(int(w.batch)))),
+    output:
+        f"{STUDY}/batch-{{batch}}/proposals.json",
+    log:
+        f"{RESULTS}/logs/tune_propose/{CELL}/batch-{{batch}}.log",
+    conda:
+        ENV
+    params:
+        study=lambda w: study_of(w).flags(whole=False),
+    shell:
+        "python -m flare propose {params.study} --batch {wildcards.batch}"
+        ' --output "$(dirname "$(dirname {output:q})")" > {log:q} 2>&1'
+
+
+# One run of a trial; of the data it is given the training part alone.
+rule tune_train:
+    input:
+        manifest=lambda w: f"{DATA}/{trial_of(w).dataset}/manifest.json",
+        data=lambda w: ancient(f"{DATA}/{trial_of(w).dataset}/train.npz"),
+        proposals=f"{STUDY}/batch-{{batch}}/proposals.json",
+    output:
+        rounds=f"{TRIAL}/rounds.csv",
+        run=f"{TRIAL}/run.json",
+    log:
+        f"{RESULTS}/logs/tune_train/{CELL}/batch-{{batch}}/trial-{{trial}}/seed-{{seed}}.log",
+    conda:
+        ENV
+    threads: THREADS
+    retries: 2
+    resources:
+        mem_mb=lambda w, attempt: needs(w.experiment)["mem_mb"] * attempt,
+        runtime=lambda w, attempt: needs(w.experiment)["runtime"] * attempt,
+        gpu=int(config.get("device", "cpu") != "cpu"),
+    params:
+        run=lambda w: trial_of(w).flags(),
+        code=lambda w: code_digest(sources(trial_of(w))),
+    shell:
+        "set -- train {params.run} --values {input.proposals:q}"
+        ' --output "$(dirname {output.run:q})" --data "$(dirname "$(dirname {input.manifest:q})")"; '
+        'python -m flare "$@" --threads {threads} > {log:q} 2>&1 || {{ code=$?; {{'
+        " echo 'flare: trial {wildcards.trial} of this study failed; to see why, in this folder:';"
+        ' printf "  python -m flare"; printf " %q" "$@"; echo; }} | tee -a {log:q} >&2; exit $code; }}'
+
+
+# The end of a study; in mode single all of it.
+rule tune:
+    input:
+        tried=lambda w: list(tried(study_of(w), range(study_of(w).batches))) if study_of(w).mode == "batches" else [],
+        manifest=lambda w: f"{DATA}/{study_of(w).run.dataset}/manifest.json",
+        data=lambda w: ancient(f"{DATA}/{study_of(w).run.dataset}/train.npz"),
+    output:
+        best=f"{STUDY}/best.yaml",
+        trials=f"{STUDY}/trials.csv",
+        study=f"{STUDY}/study.json",
+    log:
+        f"{RESULTS}/logs/tune/{CELL}.log",
+    conda:
+        ENV
+    threads: THREADS
+    params:
+        study=lambda w: study_of(w).flags(),
+        code=lambda w: code_digest(sources(study_of(w).run)) if study_of(w).mode == "single" else "",
+    shell:
+        'python -m flare tune {params.study} --output "$(dirname {output.best:q})" --threads {threads}'
+        ' --data "$(dirname "$(dirname {input.manifest:q})")" > {log:q} 2>&1;'
+        " grep WARNING: {log:q} >&2 || true"
+
+
+# The budget each study had and what it found.
+rule tabulate_studies:
+    input:
+        studies=expand(f"{RESULTS}/tuning/{{study}}/{{file}}", study=STUDIES, file=("study.json", "trials.csv")),
+        code=code("studies"),
+    output:
+        csv=f"{TABLES}/studies.csv",
+        md=f"{TABLES}/studies.md",
+    log:
+        f"{RESULTS}/logs/tabulate_studies.log",
+    conda:
+        ENV
+    params:
+        studies=expand(f"{RESULTS}/tuning/{{study}}", study=STUDIES),
+    shell:
+        "python -m flare tabulate_studies {params.studies:q}"
+        ' --output "$(dirname {output.csv:q})/studies" > {log:q} 2>&1; grep WARNING: {log:q} >&2 || true'
+
+
+# All studies in one file: optuna-dashboard results/tuning/journal.log; and in the database that `storage` names.
+rule export_studies:
+    input:
+        studies=expand(f"{RESULTS}/tuning/{{study}}/{{file}}", study=STUDIES, file=("study.json", "trials.csv")),
+        code=code("studies"),
+    output:
+        f"{RESULTS}/tuning/journal.log",
+    log:
+        f"{RESULTS}/logs/export_studies.log",
+    conda:
+        ENV
+    params:
+        studies=expand(f"{RESULTS}/tuning/{{study}}", study=STUDIES),
+        # Another database is filled, too; a URL may hold a password, so only a digest of it is kept.
+        storage=hashlib.sha256(os.environ["FLARE_STORAGE"].encode()).hexdigest(),
+    shell:
+        "python -m flare export_studies {params.studies:q} --output {output:q} > {log:q} 2>&1"
