@@ -80,7 +80,9 @@ def main() -> None:
         cells.append([task, who, words(spread(costs), 1), words(ratio, 1), verdict])
         data.append({"task": task, "who": who, "ms": spread(costs), "ratio": ratio, "bar": bar})
     kind = "wall" if x.is_cuda else "CPU"
-    report("Selection of 16.5 million entries", ["task", "by", f"{kind} ms", "x copy", "bar"], cells, data, chosen.output)
+    report(
+        "Selection of 16.5 million entries", ["task", "by", f"{kind} ms", "x copy", "bar"], cells, data, chosen.output
+    )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ RUNS = (
 COSTS = (*IDENTITY, "wall_seconds", "device", "threads")
 TRIALS = (
     *("experiment", "method", "keep", "local_epochs", "trial", "setting", "value", "state"),
-    *("objective", "result", "best"),
+    *("objective", "result", "best", "lowest", "highest", "importance"),
 )
 
 _TEXT = (
@@ -131,15 +131,19 @@ def gather_trials(studies: Sequence[Path], output: Path) -> None:
 
     A row per trial and tuned setting, with the setting's value; state: complete, diverged or pruned; result: the mean
     over the study's seeds of its objective (accuracy in 0..1, or loss) on held-out samples, empty where not complete;
-    best: whether the reported runs take its values. DataError where a study is not whole.
+    best: whether the reported runs take its values; lowest, highest: over its seeds; importance: of the setting in its
+    study (flare.tuning.importances; empty where that says nothing). DataError where a study is not whole.
     """
     parts = []
     for folder in map(Path, studies):
         try:
-            study = json.loads((folder / "study.json").read_bytes())
+            study, trials = tuning.read(folder)
+            shares = tuning.importances(study, trials)
             found = pd.read_csv(folder / "trials.csv", dtype="str", keep_default_na=False)
+            seeds = found[[f"seed_{seed}" for seed in study["seeds"]]].apply(pd.to_numeric)
+            found["lowest"], found["highest"] = seeds.min(axis=1), seeds.max(axis=1)
             experiment, method, keep, epochs = study["study"].split("/")
-            long = found.melt(["trial", "state", "objective"], list(study["space"]), "setting", "value")
+            long = found.melt(["trial", "state", "objective", "lowest", "highest"], list(study["space"]), "setting", "value")
             long = long.rename(columns={"objective": "result"}).assign(
                 experiment=experiment,
                 method=method,
@@ -147,6 +151,7 @@ def gather_trials(studies: Sequence[Path], output: Path) -> None:
                 local_epochs=epochs.removeprefix("epochs-"),
                 objective=study["objective"],
                 best=long["trial"] == str(study["best_trial"]),
+                importance=long["setting"].map(shares).astype("float64"),
             )
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{folder}: not a study that is over: {' '.join(str(error).split())}") from None

@@ -98,7 +98,7 @@ def train(
         clients, test = _data(run, data, source.SCALE, load)
         shape = tuple(test[0].shape[1:])
         settings = check_settings(models.load(run.model).Settings, run.model_settings, "model_settings")
-        model = models.create(run.model, shape, source.CLASSES, settings, run.seed, run.fidelity)
+        new_model = functools.partial(models.create, run.model, shape, source.CLASSES, settings, run.seed, run.fidelity)
 
         mirror = tracking.Mirror(run, output, wandb, resumed=state is not None)
         progress = Progress(run, state["completed"] if state else 0)
@@ -118,7 +118,7 @@ def train(
 
         try:
             history, weights = simulate(
-                model,
+                new_model(),  # held by nobody here: its weights need not stay in memory
                 clients,
                 test=test,
                 method=run.method,
@@ -145,6 +145,7 @@ def train(
             mirror.finish({}, exit_code=checkpoint.RESUMABLE if isinstance(error, checkpoint.Interrupted) else 1)
             raise
         if run.sample_text:
+            model = new_model()
             model.load_state_dict({name: weight.cpu() for name, weight in weights.items()})
             write_whole(output / "sample.txt", sample(model, source.VOCABULARY, run.sample_text, run.seed).encode())
         summary = write_run(

@@ -134,7 +134,7 @@ def write_trials(tables: Path, experiment: str, space: Mapping[str, Mapping[str,
 
     The second trial diverged, the third was pruned, the best is the last.
     """
-    rows = ["experiment,method,keep,local_epochs,trial,setting,value,state,objective,result,best"]
+    rows = ["experiment,method,keep,local_epochs,trial,setting,value,state,objective,result,best,lowest,highest,importance"]
     for (method, settings), keep in itertools.product(space.items(), ("1e-2", "1e-3")):
         for setting, values in settings.items():
             for trial, value in enumerate(values):
@@ -142,7 +142,9 @@ def write_trials(tables: Path, experiment: str, space: Mapping[str, Mapping[str,
                 result = f"{0.5 + trial / 20}" if state == "complete" else ""
                 best = trial == len(values) - 1
                 rows.append(
-                    f"{experiment},{method},{keep},1,{trial},{setting},{value},{state},accuracy,{result},{best}"
+                    f"{experiment},{method},{keep},1,{trial},{setting},{value},{state},accuracy,{result},{best},"
+                    + (f"{float(result) - 0.03},{float(result) + 0.02}," if result else ",,")
+                    + (f"{1 / len(settings)}" if len(settings) > 1 else "")
                 )
     (tables / "trials").mkdir(parents=True, exist_ok=True)
     (tables / "trials" / f"{experiment}.csv").write_text("\n".join([*rows, ""]))

@@ -50,7 +50,10 @@ ONLY = {
     "labels": [*SWEEPS][:4],
     "staleness": [name for name in (*SWEEPS, "three-rounds") if not name.endswith("-answer")],
     "tuning": ["two-keeps", "diverged"],
+    "importance": ["diverged"],
 }
+# One sweep for each figure.
+SAMPLE = {"tuning": "two-keeps", "importance": "diverged"}
 
 
 @pytest.fixture(scope="module")
@@ -455,6 +458,20 @@ def test_tuning_shows_every_trial_and_rings_the_best(results: Path) -> None:
     assert [label.get_text() for label in steps.get_xticklabels()] == ["1", "2", "all"]
 
 
+def test_tuning_shows_the_spread_of_seeds_and_importance_the_shares(results: Path) -> None:
+    found = tables.read(results / "tables", "diverged")
+    tau = figures.draw("tuning", found).axes[0]
+    lines = [line.get_segments() for line in tau.collections]
+    assert [[segment.ravel().tolist() for segment in cell] for cell in lines] == [
+        [pytest.approx([1e-3, 47, 1e-3, 52]), pytest.approx([0.013, 62, 0.013, 67])]
+    ] * 2
+    found["trials"].loc[found["trials"]["setting"] == "tau", "importance"] = 0.75
+    (ax,) = figures.draw("importance", found).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["FLARE: tau", "FLARE: pull_steps"]
+    shown = sorted((line.get_ydata()[0], line.get_xdata()[0]) for line in ax.lines)
+    assert shown == [(0, 0.75), (0, 0.75), (1, 0.5), (1, 0.5)]
+
+
 def test_staleness_shows_mean_percentiles_and_the_memory_as_means_over_finished_runs(tmp_path: Path) -> None:
     common = {"evaluated": [0, 10], "staleness": True}
     runs = [
@@ -581,7 +598,8 @@ import sys
 from pathlib import Path
 from flare import figures
 for name in figures.names():
-    figures.save(name, Path(sys.argv[1]), "two-keeps" if name == "tuning" else "one-keep", Path(sys.argv[2]) / name)
+    sweep = {"tuning": "two-keeps", "importance": "diverged"}.get(name, "one-keep")
+    figures.save(name, Path(sys.argv[1]), sweep, Path(sys.argv[2]) / name)
 """
 
 
@@ -598,8 +616,7 @@ def test_saved_figures_are_the_same_bytes_whenever_they_are_drawn(
     ) as other:
         monkeypatch.setenv("SOURCE_DATE_EPOCH", "2")
         for name in figures.names():
-            sweep = "two-keeps" if name == "tuning" else "one-keep"
-            figures.save(name, results / "tables", sweep, tmp_path / "2" / name)
+            figures.save(name, results / "tables", SAMPLE.get(name, "one-keep"), tmp_path / "2" / name)
     assert other.returncode == 0
     written = sorted(path.name for path in (tmp_path / "1").iterdir())
     assert written == sorted(f"{name}.{format_}" for name in figures.names() for format_ in ("pdf", "png"))
@@ -616,7 +633,7 @@ def test_saved_figures_are_the_same_bytes_whenever_they_are_drawn(
 def test_drawing_leaves_matplotlibs_settings_and_state_alone(results: Path) -> None:
     before = dict(matplotlib.rcParams)
     for name in figures.names():
-        figures.draw(name, tables.read(results / "tables", "two-keeps" if name == "tuning" else "one-keep"))
+        figures.draw(name, tables.read(results / "tables", SAMPLE.get(name, "one-keep")))
     assert dict(matplotlib.rcParams) == before
     if "matplotlib.pyplot" in sys.modules:
         assert not sys.modules["matplotlib.pyplot"].get_fignums()

@@ -208,6 +208,9 @@ def test_what_does_not_decide_a_result_plans_nothing(sweep: Path) -> None:
         "wandb": {"mode": "disabled", "project": "other"},
         "threads": 2,
         "device": "cuda",
+        "jobs_per_gpu": 2,
+        "runs_per_job": 2,
+        "checkpoint": {"seconds": 1, "rounds": 2},
     }
     assert planned(sweep, content) == []
 

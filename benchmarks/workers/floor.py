@@ -16,9 +16,8 @@ torch.set_num_threads(1)
 model = network().to(memory_format=torch.channels_last)
 parameters = list(model.parameters())
 server = [parameter.detach().clone() for parameter in parameters]
-clients = [
-    (torch.from_numpy(x).contiguous(memory_format=torch.channels_last), torch.from_numpy(y)) for x, y in arrays(workload)
-]
+clients = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in arrays(workload)]
+clients = [(inputs.contiguous(memory_format=torch.channels_last), targets) for inputs, targets in clients]
 loss = torch.nn.CrossEntropyLoss()
 number = 0
 

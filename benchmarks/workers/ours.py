@@ -8,7 +8,7 @@ import threading
 
 import torch
 from measure import serve
-from workloads import BATCH, CLIENTS, LEARNING_RATE, MOMENTUM, answering, arrays, network
+from workloads import BATCH, LEARNING_RATE, MOMENTUM, answering, arrays, network
 
 import flare
 from flare.train import keep_freed_memory

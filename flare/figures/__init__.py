@@ -66,6 +66,10 @@ _ASKED: dict[str | None, Callable[[Mapping[str, Any], str], bool]] = {
     "available": _heads_a_family,
     "local_epochs": lambda experiments, name: len(experiments[name].get("local_epochs", ())) > 1,
     "staleness": lambda experiments, name: bool(experiments[name].get("staleness")),
+    "importance": lambda experiments, name: any(
+        sum(isinstance(value, Mapping) for value in (own or {}).values()) > 1
+        for own in experiments[name]["methods"].values()
+    ),
     "tuning": lambda experiments, name: any(
         isinstance(value, Mapping) for own in experiments[name]["methods"].values() for value in (own or {}).values()
     ),
@@ -81,6 +85,7 @@ def possible(tables: dict[str, pd.DataFrame]) -> list[str]:
         "local_epochs": runs["local_epochs"].nunique() > 1,
         "staleness": bool(tables["rounds"].get("staleness_mean", runs["seed"].iloc[:0]).notna().any()),
         "tuning": len(tables["trials"]) > 0,
+        "importance": bool(tables["trials"]["importance"].notna().any()),
     }
     return [name for name in names() if has[_constant(name, "NEEDS", None)]]
 

@@ -2,7 +2,7 @@
 setting that was tuned. The trial with a ring is the best of its study, whose values the reported runs take.
 
 See how much a method depends on being tuned: a flat cloud does not, a narrow peak does, and a best trial at an end of
-its range may have a better one beyond. A cross at the bottom is a trial of which a run diverged, a bar one that was
+its range may have a better one beyond. A line spans a trial's seeds. A cross at the bottom is a trial of which a run diverged, a bar one that was
 given up.
 """
 
@@ -69,6 +69,8 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
 def _trials(ax: Axes, cell: pd.DataFrame, factor: float, look: dict[str, Any]) -> None:
     """The trials of one study in the panel of one setting."""
     complete = cell[cell["state"] == "complete"]
+    spread = factor * complete["lowest"], factor * complete["highest"]
+    ax.vlines(complete["x"], *spread, color=look["color"], alpha=0.4, linewidth=0.8)
     ax.plot(complete["x"], factor * complete["result"], linestyle="none", alpha=0.8, **look)
     best = complete[complete["best"]]
     ax.plot(best["x"], factor * best["result"], **_RING)

@@ -68,10 +68,10 @@ rule tune_train:
         run=f"{TRIAL}/run.json",
     log:
         f"{RESULTS}/logs/tune_train/{CELL}/batch-{{batch}}/trial-{{trial}}/seed-{{seed}}.log",
+    retries: 2
     conda:
         ENV
     threads: THREADS
-    retries: 2
     resources:
         mem_mb=lambda w, attempt: needs(w.experiment)["mem_mb"] * attempt,
         runtime=lambda w, attempt: needs(w.experiment)["runtime"] * attempt,

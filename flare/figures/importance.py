@@ -1,0 +1,43 @@
+"""Importance of every tuned setting: its share in how the objective varies over a study's complete trials, by fANOVA
+(Hutter, Hoos & Leyton-Brown, ICML 2014), for methods of which several settings were tuned.
+
+A setting near 0 did not need its tuning; what a share leaves to the others is theirs. With few trials it is a rough
+guide.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from flare.figures import _style
+
+NEEDS = "importance"
+
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+@_style.paper()
+def draw(tables: dict[str, pd.DataFrame]) -> Figure:
+    """One panel: a row per method and setting, a marker per keep and local_epochs."""
+    trials = tables["trials"].dropna(subset="importance")
+    shares = trials.drop_duplicates(["method", "setting", "keep", "local_epochs"])
+    looks = _style.methods(shares)
+    rows = list(dict.fromkeys(zip(shares["method"], shares["setting"], strict=True)))
+    several = shares["local_epochs"].nunique() > 1
+    figure = Figure(figsize=(_style.WIDTHS[0], min(9.0, 1.0 + 0.25 * len(rows))), layout="constrained")
+    ax = figure.subplots()
+    legend = []
+    for place, ((keep, epochs), cell) in enumerate(shares.groupby(["keep", "local_epochs"], sort=False)):
+        look = {"marker": _MARKERS[place % len(_MARKERS)], "linestyle": "none"}
+        legend.append(
+            _style.handle(label=f"keep = {keep}" + (f", E = {epochs}" if several else ""), color="#404040", **look)
+        )
+        for method, setting, share in zip(cell["method"], cell["setting"], cell["importance"], strict=True):
+            ax.plot(share, rows.index((method, setting)), color=looks[method]["color"], alpha=0.8, **look)
+    ax.set_xlim(-0.03, 1.03)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_yticks(range(len(rows)), [f"{looks[method]['label']}: {setting}" for method, setting in rows])
+    ax.set_xlabel("share in the objective's variance")
+    ax.set_ylabel("setting")
+    return _style.finish(figure, [legend], shares.assign(status=""))
