@@ -27,6 +27,7 @@ from typing import Any
 import pandas as pd
 from scipy.special import stdtrit
 
+from flare import tuning
 from flare.config import choose
 from flare.datasets import DataError
 from flare.record import IDENTITY, size, write_whole
@@ -143,7 +144,9 @@ def gather_trials(studies: Sequence[Path], output: Path) -> None:
             seeds = found[[f"seed_{seed}" for seed in study["seeds"]]].apply(pd.to_numeric)
             found["lowest"], found["highest"] = seeds.min(axis=1), seeds.max(axis=1)
             experiment, method, keep, epochs = study["study"].split("/")
-            long = found.melt(["trial", "state", "objective", "lowest", "highest"], list(study["space"]), "setting", "value")
+            long = found.melt(
+                ["trial", "state", "objective", "lowest", "highest"], list(study["space"]), "setting", "value"
+            )
             long = long.rename(columns={"objective": "result"}).assign(
                 experiment=experiment,
                 method=method,

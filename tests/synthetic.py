@@ -134,7 +134,9 @@ def write_trials(tables: Path, experiment: str, space: Mapping[str, Mapping[str,
 
     The second trial diverged, the third was pruned, the best is the last.
     """
-    rows = ["experiment,method,keep,local_epochs,trial,setting,value,state,objective,result,best,lowest,highest,importance"]
+    rows = [
+        "experiment,method,keep,local_epochs,trial,setting,value,state,objective,result,best,lowest,highest,importance"
+    ]
     for (method, settings), keep in itertools.product(space.items(), ("1e-2", "1e-3")):
         for setting, values in settings.items():
             for trial, value in enumerate(values):

@@ -7,6 +7,8 @@ guide.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -29,7 +31,7 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
     ax = figure.subplots()
     legend = []
     for place, ((keep, epochs), cell) in enumerate(shares.groupby(["keep", "local_epochs"], sort=False)):
-        look = {"marker": _MARKERS[place % len(_MARKERS)], "linestyle": "none"}
+        look: dict[str, Any] = {"marker": _MARKERS[place % len(_MARKERS)], "linestyle": "none"}
         legend.append(
             _style.handle(label=f"keep = {keep}" + (f", E = {epochs}" if several else ""), color="#404040", **look)
         )

@@ -2,8 +2,8 @@
 setting that was tuned. The trial with a ring is the best of its study, whose values the reported runs take.
 
 See how much a method depends on being tuned: a flat cloud does not, a narrow peak does, and a best trial at an end of
-its range may have a better one beyond. A line spans a trial's seeds. A cross at the bottom is a trial of which a run diverged, a bar one that was
-given up.
+its range may have a better one beyond. A line spans a trial's seeds. A cross at the bottom is a trial of which a run
+diverged, a bar one that was given up.
 """
 
 from __future__ import annotations

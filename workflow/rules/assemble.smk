@@ -1,15 +1,6 @@
 # From the runs' files to tables, from the tables to the verdict, figures, notebooks and the report.
 import json
 
-from flare import status, tuning
-
-NOTEBOOKS = expand(f"{RESULTS}/notebooks/{{notebook}}.html", notebook=("paper_figures", "explore"))
-
-
-def about(name, caption):
-    """How the report shows a table: its caption, and where it stands."""
-    return {"caption": f"../report/{caption}.rst", "category": "Tables", "labels": {"table": name}}
-
 
 rule tabulate:
     input:
@@ -102,7 +93,7 @@ rule gather_trials:
     conda:
         ENV
     params:
-        studies=lambda w, input: [os.path.dirname(file) for file in input if file.endswith("/trials.csv")],
+        studies=lambda w, input: [os.path.dirname(file) for file in input if os.path.basename(file) == "trials.csv"],
     shell:
         "python -m flare gather_trials {params.studies:q} --output {output:q} > {log:q} 2>&1"
 

@@ -1,44 +1,9 @@
 # tune_propose, tune_train, tune: studies whose best values the reported runs take. Optuna proposes, these jobs execute.
 import hashlib
 
-STUDIES = {study.name: study for study in tuning.studies(config)}
-STUDY = f"{RESULTS}/tuning/{CELL}"
-TRIAL = f"{STUDY}/batch-{{batch}}/trial-{{trial}}/seed-{{seed}}"
-
-
-wildcard_constraints:
-    batch=r"\d+",
-    trial=r"\d+",
-
 
 localrules:
     tune_propose,
-
-
-def study_of(wildcards):
-    """The study that a job is for."""
-    return STUDIES[CELL.format(**wildcards)]
-
-
-def trial_of(wildcards):
-    """The run of a trial, but for its values."""
-    study = study_of(wildcards)
-    return next(run for run in study.runs(int(wildcards.trial)) if run.seed == int(wildcards.seed))
-
-
-def tried(study, batches):
-    """The records of the trials of some batches, and their proposals."""
-    folder = f"{RESULTS}/tuning/{study.name}"
-    for batch in batches:
-        yield f"{folder}/batch-{batch}/proposals.json"
-        for trial in study.batch(batch):
-            for run in study.runs(trial):
-                yield f"{folder}/{study.place(run)}/run.json"
-
-
-def best_of(wildcards):
-    """The file of the values that a study chose, for runs that have one."""
-    return f"{STUDY}/best.yaml".format(**wildcards) if CELL.format(**wildcards) in STUDIES else []
 
 
 rule tune_propose:
@@ -144,6 +109,6 @@ rule export_studies:
     params:
         studies=expand(f"{RESULTS}/tuning/{{study}}", study=STUDIES),
         # Another database is filled, too; a URL may hold a password, so only a digest of it is kept.
-        storage=hashlib.sha256(os.environ["FLARE_STORAGE"].encode()).hexdigest(),
+        storage=hashlib.sha256(STORAGE.encode()).hexdigest(),
     shell:
         "python -m flare export_studies {params.studies:q} --output {output:q} > {log:q} 2>&1"

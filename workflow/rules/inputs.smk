@@ -1,0 +1,138 @@
+# What the rules ask about a job: its run, its study, what it needs and what it is made from.
+import csv
+import functools
+import re
+import subprocess
+
+
+def run_of(wildcards):
+    """The first run of the cell that a job is for; the cell's runs differ in the seed only."""
+    return CELLS[CELL.format(**wildcards)]
+
+
+@functools.cache
+def arguments(cell):
+    """What decides the results of the cell's runs, but for the seed."""
+    return CELLS[cell].flags(*WITHOUT_SEED)
+
+
+@functools.cache
+def code_of(cell):
+    """What the code that decides the cell's results does."""
+    return code_digest(sources(CELLS[cell]))
+
+
+def jobs():
+    """The rules that train: name, seeds of a job's runs, pattern of the experiments that have them."""
+    size = config.get("runs_per_job", 1)
+    if size == 1:
+        return [("train", ["{seed}"], ".+")]
+    names = {}
+    for name, experiment in config["experiments"].items():
+        seeds = experiment["seeds"]
+        for start in range(0, len(seeds), size):
+            names.setdefault(tuple(seeds[start : start + size]), []).append(re.escape(name))
+    return [(f"train_{number}", seeds, "|".join(found)) for number, (seeds, found) in enumerate(names.items(), 1)]
+
+
+def needs(experiment):
+    """Memory (MB) and time (minutes) that a scheduler is asked for: by the plan, if there is one (`snakemake plan`)."""
+    try:
+        with open(f"{TABLES}/plan.csv", encoding="utf-8") as file:
+            row = next(row for row in csv.DictReader(file) if row["experiment"] == experiment)
+        hours = float(row["hours"]) / int(row["runs"]) * config.get("runs_per_job", 1)
+        # Twice the time and half as much memory again: the plan was made on another machine, perhaps.
+        return {"mem_mb": 1000 + int(1.5e-6 * float(row["memory_bytes"])), "runtime": 10 + int(120 * hours)}
+    except (OSError, StopIteration, KeyError, ValueError, ZeroDivisionError):
+        return {"mem_mb": 4000, "runtime": 60}
+
+
+def dealt(experiment):
+    """What decides the split of an experiment's data, as arguments of `python -m flare count_labels`."""
+    run = next(run for run in RUNS.values() if run.experiment == experiment)
+    return run.flags("experiment", "dataset", "clients", "seed", "partition")
+
+
+def code(*names):
+    """Files of the package whose change makes a job's results stale."""
+    return [f"{ROOT}/flare/{name}.py" for name in names]
+
+
+def patterns():
+    """All runs as a few patterns with braces, since thousands of paths do not fit on a command line."""
+    grid = {}
+    for run in at_hand().values():
+        axes = grid.setdefault((run.experiment, run.method), ({}, {}, {}))
+        for axis, value in zip(axes, (run.keep, run.local_epochs, run.seed)):
+            axis[value] = None
+    for (experiment, method), axes in grid.items():
+        keep, epochs, seed = ("{" + ",".join(map(str, axis)) + "}" for axis in axes)
+        yield f"{RESULTS}/runs/{experiment}/{method}/keep-{keep}/epochs-{epochs}/seed-{seed}"
+
+
+@functools.cache
+def at_hand():
+    """The runs whose data can be had: where one of several data sets cannot, the others' experiments are carried out.
+
+    Called when the jobs are planned, and fetches what is not here yet, so that what is missing is said before any job.
+    """
+    wanted = {run.dataset for run in RUNS.values()}
+    missing = sorted(name for name in wanted if not os.path.exists(f"{DATA}/{name}/manifest.json"))
+    if len(wanted) == 1 or workflow.executor_plugin is None or workflow.dryrun:
+        return RUNS
+    command = [sys.executable, "-m", "flare", "fetch", "--data", DATA, "--dataset"]
+    fetching = [subprocess.Popen([*command, name], stderr=subprocess.PIPE, text=True) for name in missing]
+    reasons = {name: job.communicate()[1] for name, job in zip(missing, fetching) if job.wait()}
+    if reasons.keys() == wanted:
+        return RUNS
+    for name, reason in reasons.items():
+        out = ", ".join(dict.fromkeys(run.experiment for run in RUNS.values() if run.dataset == name))
+        why = "; ".join(line.strip() for line in reason.removeprefix("flare: ").splitlines())
+        print(f"flare: left out: {out}; {why}", file=sys.stderr)
+    return {folder: run for folder, run in RUNS.items() if run.dataset not in reasons}
+
+
+def experiments_at_hand():
+    """Those runs' experiments."""
+    return list(dict.fromkeys(run.experiment for run in at_hand().values()))
+
+
+def figures_at_hand(wildcards):
+    """The figures of those runs' experiments."""
+    return [file for file in FIGURES if file.split("/")[-2] in experiments_at_hand()]
+
+
+def manifests(wildcards):
+    """What vouches for every data set: one that cannot be had fails the sweep in the end."""
+    return [f"{DATA}/{name}/manifest.json" for name in dict.fromkeys(run.dataset for run in RUNS.values())]
+
+
+def study_of(wildcards):
+    """The study that a job is for."""
+    return STUDIES[CELL.format(**wildcards)]
+
+
+def trial_of(wildcards):
+    """The run of a trial, but for its values."""
+    study = study_of(wildcards)
+    return next(run for run in study.runs(int(wildcards.trial)) if run.seed == int(wildcards.seed))
+
+
+def tried(study, batches):
+    """The records of the trials of some batches, and their proposals."""
+    folder = f"{RESULTS}/tuning/{study.name}"
+    for batch in batches:
+        yield f"{folder}/batch-{batch}/proposals.json"
+        for trial in study.batch(batch):
+            for run in study.runs(trial):
+                yield f"{folder}/{study.place(run)}/run.json"
+
+
+def best_of(wildcards):
+    """The file of the values that a study chose, for runs that have one."""
+    return f"{STUDY}/best.yaml".format(**wildcards) if CELL.format(**wildcards) in STUDIES else []
+
+
+def about(name, caption):
+    """How the report shows a table: its caption, and where it stands."""
+    return {"caption": f"../report/{caption}.rst", "category": "Tables", "labels": {"table": name}}
