@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import tempfile
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flare.datasets import DataError
 from flare.record import write_whole
-from flare.tuning import importances, read
+from flare.tuning import importances, read, to_optuna
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -86,19 +87,17 @@ def export(folders: Sequence[Path], output: Path, url: str | None = None) -> Non
         _fill(JournalStorage(JournalFileBackend(str(file))), folders)
         write_whole(output, file.read_bytes())
     if url:
-        from sqlalchemy.engine import make_url
-
         try:
             _fill(RDBStorage(url), folders)
         except DataError:
             raise
         except Exception as error:
-            try:
-                shown = make_url(url).render_as_string(hide_password=True)
-            except Exception:
-                shown = "(not a URL)"
-            why = " ".join(str(error).split()).replace(url, shown)[:200]
-            raise DataError(f"storage: {shown}: {why}; sqlite:///file.db needs no server") from None
+            why = " ".join(str(error).split()).replace(url, "it")[:200]
+            raise DataError(f"storage: {_without_password(url)}: {why}; sqlite:///file.db needs no server") from None
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(//[^:@/]*):.*@", r"\1:***@", url)
 
 
 def _fill(storage: BaseStorage, folders: Sequence[Path]) -> None:
@@ -110,8 +109,6 @@ def _fill(storage: BaseStorage, folders: Sequence[Path]) -> None:
         about, trials = read(folder)
         if about["study"] in known:
             optuna.delete_study(study_name=about["study"], storage=storage)
-        from flare.tuning import to_optuna
-
         study = optuna.create_study(
             storage=storage,
             study_name=about["study"],

@@ -465,6 +465,9 @@ def test_tuning_shows_the_spread_of_seeds_and_importance_the_shares(results: Pat
     assert [[segment.ravel().tolist() for segment in cell] for cell in lines] == [
         [pytest.approx([1e-3, 47, 1e-3, 52]), pytest.approx([0.013, 62, 0.013, 67])]
     ] * 2
+    # Where no trial diverged or was pruned, the panels have their room.
+    whole = found["trials"].assign(state="complete", result=0.5, lowest=0.5, highest=0.5)
+    assert figures.draw("tuning", found | {"trials": whole}).axes[0].get_position().width > 0.2
     found["trials"].loc[found["trials"]["setting"] == "tau", "importance"] = 0.75
     (ax,) = figures.draw("importance", found).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["FLARE: tau", "FLARE: pull_steps"]

@@ -13,7 +13,7 @@ from workloads import BATCH, LEARNING_RATE, MOMENTUM, answering, arrays, network
 
 workload = sys.argv[1]
 torch.set_num_threads(1)
-model = network().to(memory_format=torch.channels_last)
+model = network(workload).to(memory_format=torch.channels_last)
 parameters = list(model.parameters())
 server = [parameter.detach().clone() for parameter in parameters]
 clients = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in arrays(workload)]

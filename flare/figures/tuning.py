@@ -76,7 +76,8 @@ def _trials(ax: Axes, cell: pd.DataFrame, factor: float, look: dict[str, Any]) -
     ax.plot(best["x"], factor * best["result"], **_RING)
     for state, mark in (("diverged", _style.cross(look["color"])), ("pruned", _pruned(look["color"]))):
         x = cell.loc[cell["state"] == state, "x"]
-        ax.plot(x, [0.04] * len(x), transform=ax.get_xaxis_transform(), **mark)
+        if len(x):  # an empty line that is not clipped would take room
+            ax.plot(x, [0.04] * len(x), transform=ax.get_xaxis_transform(), **mark)
 
 
 def _pruned(color: str) -> dict[str, Any]:

@@ -105,7 +105,7 @@ rule plot:
         summary=rules.tabulate.output.summary,
         costs=rules.tabulate.output.costs,
         labels=rules.count_labels.output,
-        trials=lambda w: rules.gather_trials.output if w.figure == "tuning" else [],
+        trials=lambda w: rules.gather_trials.output if w.figure in ("tuning", "importance") else [],
         code=lambda w: code(
             f"figures/{w.figure}", *(f"figures/_{part}" for part in ("style", "points", "by_keep")), "tables"
         ),
