@@ -52,8 +52,8 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     multiply, copy = rates()
-    contenders = [floor("FC"), *(ours("FC", method, "1e-5") for method in PASSES)]
-    idle = Contender("import only", [sys.executable, str(WORKERS / "ours.py"), "none", "", ""], PATHS | KEPT)
+    contenders = [floor("fc-4069-10"), *(ours("fc-4069-10", method, "1e-5") for method in PASSES)]
+    idle = Contender("import only", [sys.executable, str(WORKERS / "ours.py")], PATHS | KEPT)
     race([idle], 1)
     race(contenders, chosen.rounds)
     cpu = {contender.name: contender.cpu for contender in contenders}

@@ -9,15 +9,14 @@ import sys
 
 import torch
 from measure import serve
-from workloads import BATCH, LEARNING_RATE, MOMENTUM, answering, arrays, network
+from workloads import LEARNING_RATE, MOMENTUM, Workload
 
-workload = sys.argv[1]
+workload = Workload.of(sys.argv[1])
 torch.set_num_threads(1)
-model = network(workload).to(memory_format=torch.channels_last)
+model = workload.network().to(memory_format=torch.channels_last)
 parameters = list(model.parameters())
 server = [parameter.detach().clone() for parameter in parameters]
-clients = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in arrays(workload)]
-clients = [(inputs.contiguous(memory_format=torch.channels_last), targets) for inputs, targets in clients]
+clients = [(inputs.contiguous(memory_format=torch.channels_last), targets) for inputs, targets in workload.data()]
 loss = torch.nn.CrossEntropyLoss()
 number = 0
 
@@ -26,12 +25,12 @@ def round_() -> None:
     """One round of federated averaging."""
     global number
     total = [torch.zeros_like(tensor) for tensor in server]
-    ids = answering(workload, number)
+    ids = workload.ids(number)
     for client in ids:
         with torch.no_grad():
             torch._foreach_copy_(parameters, server)
         optimizer = torch.optim.SGD(parameters, LEARNING_RATE, MOMENTUM, foreach=True)
-        for inputs, targets in zip(*(tensor.split(BATCH[workload]) for tensor in clients[client]), strict=True):
+        for inputs, targets in zip(*(tensor.split(workload.batch) for tensor in clients[client]), strict=True):
             optimizer.zero_grad()
             loss(model(inputs), targets).backward()
             optimizer.step()

@@ -1,4 +1,7 @@
-"""Ours: `flare.simulate` as a run calls it, held after every round until the next one is asked for."""
+"""Ours: `flare.simulate` as a run calls it, held after every round until the next one is asked for.
+
+ours.py WORKLOAD METHOD KEEP; without arguments nothing is done, which shows what importing costs.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,11 @@ import threading
 
 import torch
 from measure import serve
-from workloads import BATCH, LEARNING_RATE, MOMENTUM, answering, arrays, network
+from workloads import LEARNING_RATE, MOMENTUM, Workload
 
 import flare
 from flare.train import keep_freed_memory
 
-workload, method, keep = sys.argv[1:4]
-torch.set_num_threads(1)
-keep_freed_memory()
-clients = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in arrays(workload)] if workload != "none" else []
 asked, done = queue.Queue(), queue.Queue()
 
 
@@ -26,12 +25,14 @@ def held(state: dict[str, object]) -> None:
     asked.get()
 
 
-def run() -> None:
+def run(name: str, method: str, keep: str) -> None:
     """More rounds than anybody asks for; only the first is evaluated, on ten images."""
+    workload = Workload.of(name)
+    clients = workload.data()
     asked.get()
     rounds = 10_000
     flare.simulate(
-        network(workload),
+        workload.network(),
         clients,
         test=(clients[0][0][:10], clients[0][1][:10]),
         method=method,
@@ -39,10 +40,10 @@ def run() -> None:
         keep=keep,
         rounds=rounds,
         local_epochs=1,
-        batch_size=BATCH[workload],
+        batch_size=workload.batch,
         learning_rate=LEARNING_RATE,
         momentum=MOMENTUM,
-        participants=[answering(workload, round_) for round_ in range(rounds)],
+        participants=[workload.ids(round_) for round_ in range(rounds)],
         evaluate_every=rounds,
         on_state=held,
     )
@@ -54,8 +55,10 @@ def round_() -> None:
     done.get()
 
 
-if workload == "none":  # what importing alone costs
+torch.set_num_threads(1)
+keep_freed_memory()
+if len(sys.argv) == 1:
     serve(lambda: None)
 else:
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run, args=sys.argv[1:], daemon=True).start()
     serve(round_)
