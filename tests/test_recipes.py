@@ -23,7 +23,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the code with the recipe's method written into it, and nothing else changed."""
     tree = tmp_path_factory.mktemp("copy") / "tree"
     tree.mkdir()
-    for name in ("flare", "workflow", "tests", "profiles"):
+    for name in ("flare", "workflow", "config", "notebooks", "tests", "profiles"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tree)
