@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flare import config
+from flare import config, tuning
 from flare.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -91,18 +92,49 @@ def outcome(folder: Path) -> tuple[bytes, str]:
     return (folder / "rounds.csv").read_bytes(), json.loads((folder / "run.json").read_bytes())["result_hash"]
 
 
-@pytest.mark.timeout(400)
-def test_a_sweep_over_two_nodes_survives_a_requeue_and_a_lost_node(cluster: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(SWEEP))
-    log = tmp_path / "said"
-    command = [sys.executable, "-m", "snakemake", "results/tables/runs.csv", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(tmp_path), "--configfile", str(tmp_path / "config.yaml")]
+def sweep_command(cluster: Path, folder: Path, target: str) -> tuple[list[str], dict[str, str]]:
+    """The command, and its environment, that makes the target of the folder's config.yaml on the cluster."""
+    command = [sys.executable, "-m", "snakemake", target, "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(folder), "--configfile", str(folder / "config.yaml")]
     command += ["--profile", str(ROOT / "profiles/slurm"), "--latency-wait", "20"]
     command += ["--slurm-no-account", "--slurm-status-command", "squeue"]
     command += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
     command += ["--default-resources", "slurm_partition=tests"]
     environment = os.environ | {"SLURM_CONF": str(cluster / "slurm.conf")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    return command, environment
+
+
+@pytest.mark.timeout(400)
+def test_a_study_on_the_cluster_ends_as_on_one_machine(cluster: Path, tmp_path: Path) -> None:
+    content = copy.deepcopy(SWEEP)
+    small = content["experiments"]["small"]
+    small |= {"rounds": 3, "seeds": [1], "methods": {"flare": {"tau": {"log": [1e-3, 1]}}}}
+    small["tuning"] = {"seeds": [11], "batches": 2, "trials": 4}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    command, environment = sweep_command(cluster, tmp_path, "results/tables/runs.csv")
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (study,) = tuning.studies(content)
+    there, here = tmp_path / "results/tuning" / study.name, tmp_path / "here"
+    for batch in range(study.batches):
+        tuning.write_proposals(study, here, batch)
+        for number in study.batch(batch):
+            values = tuning.read_values(here / f"batch-{batch}/proposals.json", study.name, number)
+            for run in study.runs(number, values):
+                train(run, data=tmp_path / "data", output=here / study.place(run), wandb="disabled")
+    tuning.tune(study, here)
+    for name in ("trials.csv", "best.yaml", "batch-1/proposals.json"):
+        assert (there / name).read_bytes() == (here / name).read_bytes()
+    slurm_logs = {log.name for log in tmp_path.glob(".snakemake/slurm_logs/rule_tune_train/*/*.log")}
+    assert len(slurm_logs) == study.batches * study.trials
+
+
+@pytest.mark.timeout(400)
+def test_a_sweep_over_two_nodes_survives_a_requeue_and_a_lost_node(cluster: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(SWEEP))
+    log = tmp_path / "said"
+    command, environment = sweep_command(cluster, tmp_path, "results/tables/runs.csv")
     with log.open("w") as said:
         sweep = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
     try:
