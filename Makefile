@@ -3,6 +3,7 @@ SHELL  := /bin/sh
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONFIG ?= config/config.yaml
 CORES  ?= all
+SAMPLE ?= 3
 ARGS   ?=
 
 # The environment's programs come first; inline, because an exported PATH would also change which Python makes it.
@@ -13,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LOCKED := Linux x86_64 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run report paper-dry test lint format lock clean
+.PHONY: help setup run report paper-dry verify test lint format lock clean
 
 help: ## list the targets
 	@echo "Usage: make TARGET [PYTHON=python3.11] [CONFIG=$(CONFIG)] [CORES=$(CORES)] [ARGS=...]"
@@ -21,7 +22,9 @@ help: ## list the targets
 
 setup: .venv/.stamp ## install everything in .venv (Python 3.11 or newer); a finished one is left alone
 
+# Before Snakemake, which says of a file that is missing or no text what its own reader makes of it.
 run: setup ## run the sweep of CONFIG on CORES cores, then show its tables and figures
+	@$(IN) python -m flare check "$(CONFIG)" > /dev/null
 	$(IN) snakemake --cores $(CORES) --configfile "$(CONFIG)" $(ARGS)
 	@$(IN) python -m flare show
 
@@ -30,6 +33,9 @@ report: setup ## run it, and write results/report.html: all of it as one page
 
 paper-dry: setup ## plan the paper's full sweep; run nothing
 	$(IN) snakemake --dry-run --quiet --configfile config/paper.yaml $(ARGS)
+
+verify: setup ## repeat SAMPLE random finished runs; they must give the same bits (ARGS=--seed 1: others)
+	$(IN) python -m flare verify --sample $(SAMPLE) $(ARGS)
 
 test: setup ## run the tests (ARGS: pytest's, as ARGS="-m 'not workflow'")
 	$(IN) python -m pytest $(ARGS)

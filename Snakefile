@@ -3,10 +3,15 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-# A config file given on the command line replaces the default one instead of being merged into it.
-if "experiments" not in config:
 
-    configfile: f"{workflow.basedir}/config/config.yaml"
+include: "workflow/rules/check.smk"
+
+
+# A config file given on the command line replaces the default one instead of being merged into it.
+if not workflow.overwrite_configfiles and "experiments" not in config:
+    refuse(read, Path(ROOT, "config", "config.yaml"))
+
+    configfile: f"{ROOT}/config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
@@ -35,6 +40,7 @@ localrules:
     tabulate,
     count_labels,
     plot,
+    render,
     tabulate_studies,
     export_studies,
 
@@ -57,17 +63,9 @@ rule tables:
         rules.tabulate.output,
         rules.compare.output,
         rules.judge.output,
+        TABLE_PAGES,
 
 
 rule figures:
     input:
         figures_at_hand,
-
-
-# All that the report shows.
-rule evidence:
-    input:
-        rules.tabulate.output,
-        rules.judge.output,
-        figures_at_hand,
-        NOTEBOOKS,

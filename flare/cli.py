@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
+import itertools
+import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,14 @@ from flare import config as configuration
 from flare.config import ConfigError, Run
 from flare.tracking import MODES
 
+# What is wrong where the disk is full or broken, or who reads what is printed has gone.
+_NOT_THE_ARGUMENTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 where some runs failed, 2 for wrong input, 75 for interrupted."""
+    """Run one command; returns the exit code: 0, 1 where some runs or the disk failed, 2 for wrong input, 75 for
+    interrupted.
+    """
     chosen = _parser().parse_args(arguments)
     try:
         return int(chosen.command(chosen) or 0)
@@ -34,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"flare: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a file or a folder of the arguments, or a disk
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"flare: {where}{error.strerror or error}", file=sys.stderr)
+        return 1 if error.errno in _NOT_THE_ARGUMENTS else 2
     except ValueError as error:
         from flare.datasets import DataError
 
@@ -41,14 +53,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"flare: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line instead of printing the usage."""
 
     def error(self, message: str) -> Any:
-        self.exit(2, f"flare: {message}\n")
+        self.exit(2, f"flare: {' '.join(message.split())}\n")
+
+
+def _whole(low: int = 1, high: int = 10**9) -> Callable[[str], int]:
+    """Reads a whole number in that range."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; a whole number, {low} to {high}")
+        return number
+
+    return read
+
+
+def _seconds(text: str) -> float:
+    """Reads a number of seconds."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 10**9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; a number of seconds, 0 or more")
+    return number
+
+
+_seed = _whole(0, 2**32 - 1)
+
+
+def _share(text: str) -> float:
+    """Reads the share of the samples that is held out."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; a number above 0 and below 1")
+    return number
+
+
+def _device(text: str) -> str:
+    """Reads the name of a device."""
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; cpu, cuda or cuda:0, cuda:1, ...")
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,11 +132,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument(
         "--jobs-per-gpu",
-        type=int,
+        type=_whole(1, 1024),
         default=os.environ.get("FLARE_JOBS_PER_GPU") or "1",
         help="processes that share a GPU (default: 1); or FLARE_JOBS_PER_GPU",
     )
-    for unit, number in (("seconds", float), ("rounds", int)):
+    readers: tuple[tuple[str, Callable[[str], Any]], ...] = (("seconds", _seconds), ("rounds", _whole()))
+    for unit, number in readers:
         variable = f"FLARE_CHECKPOINT_{unit.upper()}"
         train.add_argument(
             f"--checkpoint-{unit}",
@@ -96,16 +155,19 @@ def _parser() -> argparse.ArgumentParser:
         _add_run(study, without=("seed", "tuned", "trial", "validation"))
         study.add_argument("--output", type=Path, required=True, help="the study's folder")
         study.add_argument("--space", nargs="+", type=_pair, required=True, metavar="KEY=RANGE", help="what is tuned")
-        study.add_argument("--seeds", nargs="+", type=int, required=True, help="of the runs of every trial")
+        study.add_argument("--seeds", nargs="+", type=_seed, required=True, help="of the runs of every trial")
         for field in dataclasses.fields(tuning.Study):
             if field.name in ("batches", "trials", "validation", "objective", "mode", "seed"):
                 flag = "--study-seed" if field.name == "seed" else f"--{field.name}"
-                study.add_argument(flag, type=type(field.default), default=field.default)
-        study.add_argument("--batch", type=int, default=0, help="which batch is proposed, from 0")
+                of = {"batches": _whole(1, 10**5), "trials": _whole(1, 10**5), "seed": _seed, "validation": _share}
+                study.add_argument(flag, type=of.get(field.name, str), default=field.default)
+        study.add_argument("--batch", type=_whole(0), default=0, help="which batch is proposed, from 0")
         study.set_defaults(command=_propose if name == "propose" else _tune)
 
     count = commands.add_parser("count_labels", help="count the samples of each class that each client holds")
-    for name, kind in (("experiment", str), ("dataset", str), ("clients", int), ("seed", int)):
+    kinds: dict[str, Callable[[str], Any]]
+    kinds = {"experiment": str, "dataset": str, "clients": _whole(1, 10**6), "seed": _seed}
+    for name, kind in kinds.items():
         count.add_argument(f"--{name}", type=kind, required=True)
     count.add_argument("--partition", nargs="*", metavar="KEY=VALUE", type=_pair, default=[])
     count.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
@@ -114,6 +176,9 @@ def _parser() -> argparse.ArgumentParser:
 
     tabulate = commands.add_parser("tabulate", help="make the tables of some runs")
     tabulate.add_argument("runs", nargs="+", help="run folders; braces like seed-{1,2,3} are expanded")
+    tabulate.add_argument(
+        "--settings", nargs="+", default=[], metavar="DIGEST", help="of the runs' settings, one per RUNS: refuse others"
+    )
     tabulate.add_argument("--output", type=Path, required=True, help="folder of the tables")
     tabulate.set_defaults(command=_tabulate)
 
@@ -135,9 +200,14 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--storage", help="and the URL of a database; or FLARE_STORAGE")
     export.set_defaults(command=_export_studies)
 
-    show = commands.add_parser("show", help="print the summary table")
+    show = commands.add_parser("show", help="print the summary table, and what tuning found")
     show.add_argument("results", nargs="?", type=Path, default=Path("results"))
     show.set_defaults(command=_show)
+
+    render = commands.add_parser("render", help="show a table in Markdown as a page")
+    render.add_argument("source", type=Path)
+    render.add_argument("--output", "-o", type=Path, required=True)
+    render.set_defaults(command=_render)
 
     judge = commands.add_parser("judge", help="say what the runs say of the paper's claims")
     judge.add_argument("--tables", type=Path, default=Path("results/tables"), help="folder of the tables")
@@ -164,6 +234,15 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--output", type=Path, help="a CSV file, beside what is printed")
     plan.set_defaults(command=_plan)
 
+    verify = commands.add_parser(
+        "verify", help="repeat a random sample of the finished runs and compare what they give"
+    )
+    verify.add_argument("--results", type=Path, default=Path("results"), help="folder of the results")
+    verify.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
+    verify.add_argument("--sample", type=_whole(), default=3, help="how many (default: 3)")
+    verify.add_argument("--seed", type=_seed, default=0, help="of the sample (default: 0)")
+    verify.set_defaults(command=_verify)
+
     check = commands.add_parser("check", help="check a configuration and say how many runs it asks for")
     check.add_argument("config", nargs="?", type=Path, default=Path("config/config.yaml"))
     check.set_defaults(command=_check)
@@ -182,11 +261,17 @@ def _add_run(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> No
             parser.add_argument(flag, action="store_true", default=None)
         else:
             of: Any = {"int": int, "float": float}.get(str(field.type).split(" ")[0], str)
+            of = {"trial": _whole(0), "validation": _share}.get(field.name, of)
             needed = field.default is field.default_factory and field.name not in ("seed", "learning_rate")
             parser.add_argument(flag, type=of, required=needed)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
-    parser.add_argument("--device", help="cpu (default), cuda, cuda:1; or FLARE_DEVICE")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
+    parser.add_argument(
+        "--device",
+        type=_device,
+        default=os.environ.get("FLARE_DEVICE") or "cpu",
+        help="cpu (default), cuda, cuda:1; or FLARE_DEVICE",
+    )
+    parser.add_argument("--threads", type=_whole(1, 1024), default=1, help="torch threads (default: 1)")
     parser.add_argument("--wandb", choices=MODES, help="offline (default), online, disabled; or WANDB_MODE")
 
 
@@ -194,7 +279,10 @@ def _pair(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE with a value in YAML") from None
 
 
 def _fetch(chosen: argparse.Namespace) -> None:
@@ -246,7 +334,7 @@ def _train(chosen: argparse.Namespace) -> bool:
         data=chosen.data,
         checkpoint_seconds=checkpoint.SECONDS if chosen.checkpoint_seconds is None else chosen.checkpoint_seconds,
         checkpoint_rounds=chosen.checkpoint_rounds,
-        device=chosen.device or os.environ.get("FLARE_DEVICE", "cpu"),
+        device=chosen.device,
         jobs_per_gpu=chosen.jobs_per_gpu,
         threads=chosen.threads,
         wandb=configuration.choose("WANDB_MODE", chosen.wandb or os.environ.get("WANDB_MODE", "offline"), MODES),
@@ -259,6 +347,7 @@ def _study(chosen: argparse.Namespace) -> tuning.Study:
     given = _given(chosen)
     given.pop("validation", None)
     run = configuration.with_defaults(Run(**given | {"seed": 0}))
+    configuration.check_run(run)
     space = tuning.check_ranges("--space", dict(chosen.space), algorithms.load(run.method).settings)
     configuration.choose("--objective", chosen.objective, tuning.OBJECTIVES)
     configuration.choose("--mode", chosen.mode, tuning.MODES)
@@ -278,7 +367,7 @@ def _tune(chosen: argparse.Namespace) -> None:
         return train.train(
             run,
             data=chosen.data,
-            device=chosen.device or os.environ.get("FLARE_DEVICE", "cpu"),
+            device=chosen.device,
             threads=chosen.threads,
             wandb=configuration.choose("WANDB_MODE", chosen.wandb or os.environ.get("WANDB_MODE", "offline"), MODES),
             **options,
@@ -304,7 +393,14 @@ def _count_labels(chosen: argparse.Namespace) -> None:
 def _tabulate(chosen: argparse.Namespace) -> None:
     from flare import tables
 
-    tables.tabulate([Path(folder) for pattern in chosen.runs for folder in tables.expand(pattern)], chosen.output)
+    if chosen.settings and len(chosen.settings) != len(chosen.runs):
+        raise ConfigError(f"--settings: {len(chosen.settings)} are not allowed; one per RUNS, {len(chosen.runs)}")
+    found = [
+        (Path(folder), digest)
+        for pattern, digest in itertools.zip_longest(chosen.runs, chosen.settings)
+        for folder in tables.expand(pattern)
+    ]
+    tables.tabulate([folder for folder, _ in found], chosen.output, [digest for _, digest in found])
 
 
 def _plot(chosen: argparse.Namespace) -> None:
@@ -345,10 +441,18 @@ def _status(chosen: argparse.Namespace) -> None:
 
 
 def _show(chosen: argparse.Namespace) -> None:
-    from flare import tables
+    from flare import studies, tables
 
     print(tables.show(chosen.results / "tables"))
+    if (tuned := chosen.results / "tables/studies.csv").exists():
+        print(f"\nTuned, on samples held out from the clients' own:\n{studies.show(tuned)}")
     print(f"\nTables:  {chosen.results / 'tables'}\nFigures: {chosen.results / 'figures'}")
+
+
+def _render(chosen: argparse.Namespace) -> None:
+    from flare import pages
+
+    pages.render(chosen.source, chosen.output)
 
 
 def _compare(chosen: argparse.Namespace) -> None:
@@ -369,8 +473,16 @@ def _plan(chosen: argparse.Namespace) -> None:
     table = plan.plan(config, data, device=device, threads=config.get("threads", 1))
     print(plan.show(table))
     print(f"memory of the largest job; hours of all runs one after the other, measured on this device ({device})")
+    if table["extrapolated"].iloc[-1]:
+        print("extrapolated: share of the hours that was not measured, but scaled from another model or keep")
     if chosen.output:
         write_whole(chosen.output, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def _verify(chosen: argparse.Namespace) -> bool:
+    from flare import verify
+
+    return not verify.verify(chosen.results, chosen.data, chosen.sample, chosen.seed)
 
 
 def _check(chosen: argparse.Namespace) -> None:

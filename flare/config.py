@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import json
 import math
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,8 +25,39 @@ SCHEMA = Path(__file__).parents[1] / "workflow" / "schemas" / "config.schema.yam
 OVERRIDES = ("learning_rate", "momentum")
 
 
+# A free word of a method's settings: it reaches a shell, so it is one, and quoting it changes nothing.
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+# A configuration with more values than this, or deeper, is no configuration: YAML can refer to itself.
+_VALUES, _DEPTH, _LENGTH = 1_000_000, 20, 1000
+# Beyond this no setting has a meaning, and whole numbers do not fit where they are used.
+_LARGEST = 1_000_000_000
+
+
 class ConfigError(ValueError):
     """A setting is wrong. The message is one line: key, value, what is allowed."""
+
+
+def shown(value: Any) -> str:
+    """The value as a message shows it: one line, at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number, whole or not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+# JSON has no infinity, and takes 3.0 for a whole number; here a number is finite and a whole number an int.
+Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
+            "number": lambda _, value: is_number(value),
+        }
+    ),
+)
 
 
 def setting(
@@ -44,9 +77,9 @@ def choose(key: str, value: Any, allowed: Iterable[str]) -> str:
     names = list(allowed)
     if value in names:
         return str(value)
-    near = difflib.get_close_matches(str(value), names, n=1)
+    near = difflib.get_close_matches(str(value)[:60], names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ConfigError(f"{key}: {value!r} is unknown{hint}; one of {', '.join(names)}")
+    raise ConfigError(f"{key}: {shown(value)} is unknown{hint}; one of {', '.join(names)}")
 
 
 def check_keep(keep: Any) -> float | None:
@@ -55,10 +88,10 @@ def check_keep(keep: Any) -> float | None:
         return None
     try:
         fraction = math.nan if isinstance(keep, bool) else float(keep)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         fraction = math.nan
     if not 0 < fraction <= 1:
-        raise ConfigError(f"keep: {keep!r} is out of range; 'dense', or above 0 and at most 1")
+        raise ConfigError(f"keep: {shown(keep)} is out of range; 'dense', or above 0 and at most 1")
     return fraction
 
 
@@ -68,7 +101,7 @@ def check_settings(cls: type, given: Mapping[str, Any], where: str) -> Any:
     values = {}
     for key, value in given.items():
         if not fields:
-            raise ConfigError(f"{where}: {key}: {value!r}; it has no settings")
+            raise ConfigError(f"{where}: {key}: {shown(value)}; it has no settings")
         choose(where, key, fields)
         values[key] = _check_value(f"{where}: {key}", value, fields[key])
     return cls(**values)
@@ -77,7 +110,9 @@ def check_settings(cls: type, given: Mapping[str, Any], where: str) -> Any:
 def _check_value(key: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     low, high, words = (field.metadata[name] for name in ("low", "high", "words"))
     kind: Any = type(field.default)
-    allowed = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
+    allowed = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}[kind]
+    if high is None and kind is int and is_number(value) and value > _LARGEST:
+        high = _LARGEST
     if low is not None:
         allowed += f", at least {low}"
     if high is not None:
@@ -88,12 +123,12 @@ def _check_value(key: str, value: Any, field: dataclasses.Field[Any]) -> Any:
         return value
     right_type = {
         int: isinstance(value, int) and not isinstance(value, bool),
-        float: isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value),
+        float: is_number(value),
         bool: isinstance(value, bool),
-        str: isinstance(value, str) and not words,
+        str: isinstance(value, str) and not words and bool(_WORD.fullmatch(value)),
     }[kind]
     if not right_type or (low is not None and value < low) or (high is not None and value > high):
-        raise ConfigError(f"{key}: {value!r} is not allowed; {allowed}")
+        raise ConfigError(f"{key}: {shown(value)} is not allowed; {allowed}")
     return kind(value)
 
 
@@ -162,38 +197,96 @@ class Run:
 
 
 def yaml_scalar(value: Any) -> str:
-    """The value as YAML reads it back: numbers with all their digits."""
+    """The value as YAML reads it back: numbers with all their digits, and a word that it would take for more quoted."""
     if isinstance(value, float):
-        return repr(value)
+        digits = repr(value)  # 1e-05 without a point would be text
+        return digits.replace("e", ".0e") if "e" in digits and "." not in digits else digits
+    if isinstance(value, str):
+        return value if yaml.safe_load(value) == value else json.dumps(value)
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML would quietly take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            said = (key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            if said in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {shown(key.value)} is there twice; once in its mapping", key.start_mark
+                )
+            seen.add(said)
+        return super().construct_mapping(node, deep)
 
 
 def load(path: Path) -> dict[str, Any]:
     """Read and check a configuration file."""
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+    config = read(path)
     check(config, str(path))
     checked: dict[str, Any] = config
     return checked
 
 
+def read(path: Path) -> Any:
+    """What is in a configuration file, yet to be checked; ConfigError where that is not UTF-8 or not YAML."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; a file with a configuration") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply; at most {_DEPTH} levels") from None
+    # Of these, ValueError is what YAML makes of a date or a number that is none.
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        said = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else str(error)
+        raise ConfigError(f"{path}: {' '.join(said.split())[:300]}; YAML in UTF-8 is expected") from None
+
+
 def check(config: Any, source: str = "config") -> None:
     """Raise ConfigError, one line, for the first thing in the configuration that is not allowed."""
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(config))
-    if error:
-        raise ConfigError(f"{source}: {_in_words(error)}")
     try:
+        _check_values(config)
+        schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+        error = jsonschema.exceptions.best_match(Validator(schema).iter_errors(config))
+        if error:
+            raise ConfigError(_in_words(error))
         for name, experiment in config["experiments"].items():
             _check_experiment(f"experiments.{name}", experiment)
     except ConfigError as problem:
         raise ConfigError(f"{source}: {problem}") from None
 
 
+def _check_values(config: Any) -> None:
+    """What no key takes, wherever it is: so that what follows needs no fear of it, and neither does a message."""
+    rest: list[tuple[str, Any, int]] = [("", config, 0)]
+    for count in itertools.count():
+        if not rest:
+            return
+        where, value, depth = rest.pop()
+        key = where or "(top level)"
+        if count > _VALUES or depth > _DEPTH:
+            allowed = f"at most {_VALUES} values, {_DEPTH} levels deep"
+            raise ConfigError(f"{key[:60]}: too many values, or a value that holds itself; {allowed}")
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                if not isinstance(name, str):
+                    raise ConfigError(f"{key}: the key {shown(name)[:60]} is not allowed; text, so write it in quotes")
+                if not name.isprintable() or len(name) > _LENGTH:
+                    raise ConfigError(f"{key}: the key {shown(name)} is not allowed; letters, digits, '_', '.' and '-'")
+                rest.append((f"{where}.{name[:64]}".lstrip("."), item, depth + 1))
+        elif isinstance(value, list):
+            rest += [(f"{where}.{place}", item, depth + 1) for place, item in enumerate(value)]
+        elif isinstance(value, str) and not (value.isprintable() and len(value) <= _LENGTH):
+            allowed = f"at most {_LENGTH} characters that can be printed"
+            raise ConfigError(f"{key}: {shown(value)} is not allowed; {allowed}")
+        elif isinstance(value, int) and abs(value) >= 10**18:
+            raise ConfigError(f"{key}: a number of more than 18 digits is not allowed; a smaller one")
+
+
 def _in_words(error: jsonschema.ValidationError) -> str:
-    key = ".".join(str(part) for part in error.absolute_path) or "(top level)"
+    key = ".".join(str(part)[:64] for part in error.absolute_path) or "(top level)"
     schema: Any = error.schema
     if error.validator == "additionalProperties":
         unknown = next(name for name in error.instance if name not in schema["properties"])
@@ -209,10 +302,8 @@ def _in_words(error: jsonschema.ValidationError) -> str:
             choose(key, error.instance, [str(word) for word in schema["enum"]])
         except ConfigError as problem:
             return str(problem)
-    shown = repr(error.instance)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
     description = " ".join(str(schema.get("description", "")).split())
-    return f"{key}: {shown} is not allowed; {description or error.message}"
+    return f"{key}: {shown(error.instance)} is not allowed; {description or error.message}"
 
 
 def _check_experiment(where: str, experiment: Mapping[str, Any]) -> None:
@@ -233,7 +324,13 @@ def _check_experiment(where: str, experiment: Mapping[str, Any]) -> None:
     except ConfigError as problem:
         raise ConfigError(f"{where}.{problem}") from None
     try:
-        partition.check(experiment.get("partition", {}))
+        scheme = partition.check(experiment.get("partition", {}))
+        if hasattr(source, "VOCABULARY") and isinstance(scheme, partition.Dirichlet | partition.Shards):
+            given = experiment["partition"]["scheme"]
+            raise ConfigError(f"partition: scheme: {given!r} is not allowed for text; contiguous or natural")
+        if isinstance(scheme, partition.Shards) and scheme.classes_per_client > source.CLASSES:
+            given, most = scheme.classes_per_client, f"at most {source.CLASSES}, the data set's classes"
+            raise ConfigError(f"partition: shards: classes_per_client: {given} is not allowed; {most}")
     except ConfigError as problem:
         raise ConfigError(f"{where}.{problem}") from None
     available = experiment.get("available")
@@ -258,6 +355,8 @@ def check_spelling(key: str, keep: str) -> None:
     fraction = check_keep(keep)
     if fraction is None:
         return
+    if fraction < 1e-300:
+        raise ConfigError(f"{key}: {shown(keep)} is not allowed; at least '1e-300'")
     mantissa, exponent = f"{fraction:.0e}".split("e")
     short = f"{mantissa}e{int(exponent)}"
     canonical = (
@@ -267,6 +366,8 @@ def check_spelling(key: str, keep: str) -> None:
         if fraction < 0.1 and float(short) == fraction
         else f"{fraction:.12f}".rstrip("0")
     )
+    if float(canonical) != fraction:
+        raise ConfigError(f"{key}: {shown(keep)} is not allowed; at most 12 digits after the point, or '1e-5'")
     if keep != canonical:
         raise ConfigError(f"{key}: {keep!r} is not allowed; write it {canonical!r}, so that a run has one name")
 
@@ -283,19 +384,21 @@ def runs(config: Mapping[str, Any]) -> list[Run]:
             settings, ranges = tuning.split(settings or {})
             overrides = {key: settings.pop(key) for key in OVERRIDES if key in settings}
             keeps = ["dense"] if algorithms.load(method).dense else experiment["keep"]
-            for keep, epochs, seed in itertools.product(
-                keeps, experiment.get("local_epochs", [1]), experiment["seeds"]
-            ):
-                run = Run(
-                    **{**common, **overrides},
-                    experiment=name,
-                    method=method,
-                    method_settings=settings,
-                    keep=keep,
-                    local_epochs=epochs,
-                    seed=seed,
-                )
-                out.append(tuning.leave_open(with_defaults(run), ranges))
+            epochs = experiment.get("local_epochs", [1])
+            first = Run(
+                **{**common, **overrides},
+                experiment=name,
+                method=method,
+                method_settings=settings,
+                keep=keeps[0],
+                local_epochs=epochs[0],
+                seed=experiment["seeds"][0],
+            )
+            first = tuning.leave_open(with_defaults(first), ranges)
+            out += [
+                dataclasses.replace(first, keep=keep, local_epochs=local_epochs, seed=seed)
+                for keep, local_epochs, seed in itertools.product(keeps, epochs, experiment["seeds"])
+            ]
     return out
 
 

@@ -6,6 +6,8 @@ of `flare.sparsify` (an FFL run sends more as its loss falls, and trains less), 
 keeps. Measured: seconds, by short runs of the real engine on random data of the right shape, on the device that the
 runs will have: of a step, of a message of each method, of an evaluated sample; and, once per data set, of a whole job
 that does next to nothing, which is what starting one costs. A step of a large model is measured on fewer samples.
+Small models come first; once _BUDGET seconds are over, steps are extrapolated by operations from the nearest model of
+the same family, messages by weights from the nearest one of the same method. A column says for what share of the hours.
 
 Seconds of a run = start + rounds * clients * (steps * a + samples * b + message) + evaluated samples * e.
 """
@@ -23,9 +25,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -40,17 +42,19 @@ from flare.simulation import cross_entropy, double_softmax, simulate
 from flare.sparsify import Layout, index_bits
 from flare.train import keep_freed_memory
 
-COLUMNS = ("experiment", "runs", "client_steps", "operations", "memory_bytes", "uplink_bits", "hours")
-# A measured step has at most so many operations; a measurement goes on for about so many seconds.
-_OPERATIONS, _SECONDS = 2e10, 0.4
+COLUMNS = ("experiment", "runs", "client_steps", "operations", "memory_bytes", "uplink_bits", "hours", "extrapolated")
+# A measured step has at most so many operations; a measurement goes on for about so many seconds; so do all together.
+_OPERATIONS, _SECONDS, _BUDGET = 2e10, 0.4, 45.0
+_LARGE = 3 * 10**6  # weights, from which on a single round of a single client is measured
 _EVALUATED = 10_000  # test samples of a data set that is not here yet: those of MNIST and CIFAR
 
 
 def plan(config: Mapping[str, Any], data: Path, *, device: str = "cpu", threads: int = 1) -> pd.DataFrame:
     """The costs of a checked configuration, its studies' trials included: one row per experiment, and "total".
 
-    memory_bytes is that of the largest job, hours those of all runs one after the other. DataError where the samples of
-    a client cannot be known before the data set is fetched.
+    memory_bytes is that of the largest job, hours those of all runs one after the other, extrapolated the share of
+    them, in 0..1, that was scaled from the measurement of another model or keep. DataError where the samples of a
+    client cannot be known before the data set is fetched.
     """
     keep_freed_memory()
     torch.set_num_threads(threads)
@@ -62,12 +66,14 @@ def plan(config: Mapping[str, Any], data: Path, *, device: str = "cpu", threads:
     ]
     wanted = [*runs(config), *trials]
     samples = [_samples(run, Path(data)) for run in wanted]  # before anything is measured, as data may be missing
-    costs = [_cost(run, *of_run, Path(data), device) for run, of_run in zip(wanted, samples, strict=True)]
+    prices = _prices(wanted, device)
+    costs = [_cost(run, *of_run, Path(data), device, prices) for run, of_run in zip(wanted, samples, strict=True)]
     table = pd.DataFrame(costs, columns=COLUMNS)
     by = {name: "max" if name == "memory_bytes" else "sum" for name in COLUMNS[1:]}
     out = table.groupby("experiment", sort=False).agg(by).reset_index()
     total = {"experiment": "total"} | {name: out[name].agg(how) for name, how in by.items()}
-    return pd.concat([out, pd.DataFrame([total])], ignore_index=True)
+    out = pd.concat([out, pd.DataFrame([total])], ignore_index=True)
+    return out.assign(extrapolated=out["extrapolated"] / out["hours"])
 
 
 def show(table: pd.DataFrame) -> str:
@@ -81,6 +87,7 @@ def show(table: pd.DataFrame) -> str:
             "memory a job": [size(8 * n) for n in table["memory_bytes"]],
             "uplink": [size(n) for n in table["uplink_bits"]],
             "hours": [f"{n:,.2f}" for n in table["hours"]],
+            "extrapolated": [f"{n:.0%}" for n in table["extrapolated"]],
         }
     )
     cells = [list(people.columns), *people.to_numpy().tolist()]
@@ -91,8 +98,10 @@ def show(table: pd.DataFrame) -> str:
     )
 
 
-def _cost(run: Run, sizes: list[int], evaluated: int, data: Path, device: str) -> dict[str, Any]:
-    """One run's row."""
+def _cost(
+    run: Run, sizes: list[int], evaluated: int, data: Path, device: str, prices: Mapping[Hashable, _Price]
+) -> dict[str, Any]:
+    """One run's row, but with the hours that are extrapolated for their share."""
     kind = _kind(run)
     answering = run.available or run.clients
     share = run.rounds * answering / len(sizes) * run.local_epochs
@@ -103,19 +112,15 @@ def _cost(run: Run, sizes: list[int], evaluated: int, data: Path, device: str) -
     if algorithms.load(run.method).budget:
         looked_at += run.rounds * sum(sizes)
     model = _model(kind)
-    message, pulled = _message_seconds(kind, run.method, run.keep, device)
-    step, sample = _step_seconds(kind, device)
+    of_step, of_message = prices[kind], prices[kind, run.method, run.keep]
     settings = run.method_settings.get("pull_steps", "all" if run.method == "fedprox" else 0)
     messages = run.rounds * answering
     pulls = steps if settings == "all" else min(steps, messages * settings)
-    seconds = (
-        _start_seconds(run.dataset, data, device)
-        + steps * step
-        + trained * sample
-        + messages * message
-        + pulls * pulled
-        + looked_at * _evaluation_seconds(kind, device)
-    )
+    step, sample, evaluation = of_step.seconds
+    message, pulled = of_message.seconds
+    stepping = steps * step + trained * sample + looked_at * evaluation
+    sending = messages * message + pulls * pulled
+    seconds = _start_seconds(run.dataset, data, device) + stepping + sending
     return {
         "experiment": run.experiment,
         "runs": 1,
@@ -124,6 +129,7 @@ def _cost(run: Run, sizes: list[int], evaluated: int, data: Path, device: str) -
         "memory_bytes": _memory(run, kind, sizes, evaluated),
         "uplink_bits": messages * _bits(run, model.layout),
         "hours": seconds / 3600,
+        "extrapolated": (stepping * of_step.extrapolated + sending * of_message.extrapolated) / 3600,
     }
 
 
@@ -150,6 +156,65 @@ class _Model:
     forward: float
     kept: int
     widest: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Price:
+    """Seconds, in the order of what measures them, and whether they are those of another model or keep, scaled."""
+
+    seconds: tuple[float, ...]
+    extrapolated: bool = False
+
+
+_Key = TypeVar("_Key")
+
+
+def _prices(wanted: Iterable[Run], device: str) -> dict[Hashable, _Price]:
+    """Of each kind (a, b, e), see above, and of each (kind, method, keep) what a message and a pull cost."""
+    began = _clock(device)
+
+    def left(share: float) -> bool:
+        return _clock(device) - began < share * _BUDGET
+
+    messages = list(dict.fromkeys((_kind(run), run.method, run.keep) for run in wanted))
+    steps = _measure(
+        dict.fromkeys(kind for kind, _, _ in messages),
+        lambda kind: (*_step_seconds(kind, device), _evaluation_seconds(kind, device)),
+        lambda kind: _model(kind).training,
+        lambda kind: models.file(kind.model),
+        lambda: left(0.5),
+    )
+    sent = _measure(
+        messages,
+        lambda key: _message_seconds(*key, device),
+        lambda key: _model(key[0]).layout.numel,
+        lambda key: f"{key[1]} {key[0].fidelity}",
+        lambda: left(1.0),
+    )
+    return {key: price for part in (steps, sent) for key, price in part.items()}
+
+
+def _measure(
+    wanted: Iterable[_Key],
+    measure: Callable[[_Key], tuple[float, ...]],
+    large: Callable[[_Key], float],
+    like: Callable[[_Key], str],
+    left: Callable[[], bool],
+) -> dict[_Key, _Price]:
+    """Measure the smallest of every like, then the others, small ones first, while time is left; scale to the rest."""
+    ascending = sorted(wanted, key=large)
+    first = {like(key): key for key in reversed(ascending)}.values()
+    found: dict[_Key, _Price] = {}
+    for key in [*first, *ascending]:
+        if key not in found and (key in first or left()):
+            found[key] = _Price(measure(key))
+    measured = list(found)
+    for key in ascending:
+        if key not in found:
+            alike = [other for other in measured if like(other) == like(key)]
+            near = min(alike, key=lambda other: abs(math.log(large(other) / large(key))))
+            found[key] = _Price(tuple(large(key) / large(near) * part for part in found[near].seconds), True)
+    return found
 
 
 def _kind(run: Run) -> _Kind:
@@ -262,20 +327,22 @@ def _memory(run: Run, kind: _Kind, sizes: list[int], evaluated: int) -> int:
 _BASE = 450 * 10**6
 
 
+@functools.cache
 def _round_seconds(
     kind: _Kind,
     samples: int,
     device: str,
     *,
     method: str = "fedavg",
-    settings: Mapping[str, Any] | None = None,
+    settings: tuple[tuple[str, float], ...] = (),
     keep: str = "dense",
     batches: int = 1,
     evaluated: int = 0,
 ) -> float:
     """Seconds of one client's part in a round: median over rounds of the real engine, without the first."""
     model = _build(kind)
-    pairs = [_pair(kind, samples * batches, "cpu") for _ in range(2)]
+    large = _model(kind).layout.numel > _LARGE
+    pairs = [_pair(kind, samples * batches, "cpu") for _ in range(1 if large else 2)]
     test = _pair(kind, max(1, evaluated), "cpu")
 
     def measure(rounds: int) -> list[float]:
@@ -285,7 +352,7 @@ def _round_seconds(
             pairs,
             test=test,
             method=method,
-            settings=settings,
+            settings=dict(settings),
             keep=keep,
             rounds=rounds,
             local_epochs=1,
@@ -299,11 +366,11 @@ def _round_seconds(
             on_state=lambda _: times.append(_clock(device)),
         )
         rounds_took = [after - before for before, after in itertools.pairwise(times)]
-        return rounds_took if evaluated else rounds_took[:-1]
+        return rounds_took if evaluated or large else rounds_took[:-1]  # the last one is evaluated in any case
 
-    times = measure(4)
-    if sum(times) < _SECONDS / 4:
-        times = measure(min(300, 4 + int(_SECONDS / statistics.median(times))))
+    times = measure(2 if large else 3)
+    if not large and sum(times) < _SECONDS:
+        times += measure(min(300, 3 + int(_SECONDS / statistics.median(times))))
     return statistics.median(times) / len(pairs)
 
 
@@ -332,7 +399,9 @@ def _message_seconds(kind: _Kind, method: str, keep: str, device: str) -> tuple[
     small, _ = _sizes(kind)
     step, slope = _step_seconds(kind, device)
     strengths = {field.name for field in dataclasses.fields(algorithms.load(method).settings)} & {"tau", "mu"}
-    plain = _round_seconds(kind, small, device, method=method, keep=keep, settings=dict.fromkeys(strengths, 0.0))
+    plain = _round_seconds(
+        kind, small, device, method=method, keep=keep, settings=tuple((name, 0.0) for name in strengths)
+    )
     pulled = 0.0
     if algorithms.load(method).pull:
         pulled = max(0.0, _round_seconds(kind, small, device, method=method, keep=keep) - plain)

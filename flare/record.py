@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ def write_whole(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a machine that loses power may keep the name and not what it is of
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -43,6 +46,26 @@ def result_hash(rounds_csv: bytes, weights: dict[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Of what decides the result of a run, the fields of `Run` by name, but for keep, local_epochs and seed, which the
+    run's folder says, and for the values that a study found. Short: a command line holds one for every method.
+
+    The same for a run as it is planned and as its run.json tells it.
+    """
+    tuned = sorted(settings.get("tuned") or ())
+    left_out = ("keep", "local_epochs", "seed", "tuned", *tuned)
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items() if key not in tuned}
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    # As on a command line, what is not set is not there.
+    given = {key: plain(value) for key, value in settings.items() if key not in left_out}
+    given = {key: value for key, value in given.items() if value is not None and value is not False and value != {}}
+    return hashlib.sha256(json.dumps([given, tuned], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_run(

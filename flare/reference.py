@@ -46,8 +46,10 @@ def compare(folders: Sequence[Path], reference: Path, output: Path) -> None:
     for folder in folders:
         try:
             record = json.loads((folder / "run.json").read_bytes())
-        except (OSError, ValueError) as error:
-            raise DataError(f"{folder}/run.json: {error}") from None
+        except OSError as error:
+            raise DataError(f"{folder}/run.json: {error.strerror}") from None
+        except ValueError as error:
+            raise DataError(f"{folder}/run.json: not JSON: {error}") from None
         cells.setdefault(tuple(record[name] for name in CELL), record)
         if record["status"] == "finished":
             finals.append({name: record[name] for name in (*CELL, "final_accuracy")})
@@ -80,8 +82,10 @@ def _read(path: Path) -> list[dict[str, str]]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path}: not a CSV file in UTF-8: {error}") from None
     needed = {*SAME, *SETTINGS, "curve", "commit", "test_accuracy", "caveat"}
     missing = needed - set(rows[0] if rows else ())
     if missing:

@@ -312,6 +312,8 @@ class _Federation:
                 raise ConfigError(
                     f"clients: client {number} has {len(inputs)} inputs and {len(targets)} targets; as many, at least 1"
                 )
+        if len(test[0]) == 0 or len(test[0]) != len(test[1]):
+            raise ConfigError(f"test: {len(test[0])} inputs and {len(test[1])} targets; as many, at least 1")
         self.clients = [self._prepare(pair) for pair in clients]
         self.test = self._prepare(test)
 

@@ -58,11 +58,15 @@ class Layout:
         """The part of the flat vector that each tensor has, in order."""
         return (slice(offset, offset + size) for offset, size in zip(self.offsets, self.sizes, strict=True))
 
-    def blocks(self) -> Iterator[tuple[int, slice]]:
-        """Pairs (number of the tensor, slice of the flat vector): cache-sized pieces, none across two tensors."""
+    def blocks(self, flat: Tensor) -> Iterator[tuple[int, slice]]:
+        """Pairs (number of the tensor, slice of the flat vector): cache-sized pieces, none across two tensors.
+
+        On a GPU, whose cache is not what limits, every tensor is one piece.
+        """
         for tensor, (offset, size) in enumerate(zip(self.offsets, self.sizes, strict=True)):
-            for start in range(offset, offset + size, _BLOCK):
-                yield tensor, slice(start, min(start + _BLOCK, offset + size))
+            step = max(size, 1) if flat.is_cuda else _BLOCK
+            for start in range(offset, offset + size, step):
+                yield tensor, slice(start, min(start + step, offset + size))
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Each tensor of the flat vector under its name, in its own shape; views, not copies."""
@@ -75,8 +79,16 @@ class Layout:
                 out[name] = flat[part].view(shape)
         return out
 
-    def percentiles(self, flat: Tensor, t: float) -> list[float]:
-        """Per tensor, the entry of rank round_half_even((n-1) * t/100) of its ascending magnitudes; 0 if empty."""
+    def percentiles(self, flat: Tensor, t: float) -> list[float] | list[Tensor]:
+        """Per tensor, the entry of rank round_half_even((n-1) * t/100) of its ascending magnitudes; 0 if empty.
+
+        Of a matrix, that of each row, (rows, 1); on a GPU it stays there.
+        """
+        if flat.dim() > 1 or flat.is_cuda:
+            return [
+                percentile_of_rows(flat[..., part], t) if part.stop > part.start else flat.new_zeros(())
+                for part in self.slices()
+            ]
         return [percentile(flat[part], t) if part.stop > part.start else 0.0 for part in self.slices()]
 
     def compress(self, flat: Tensor, keep: float | None, fidelity: str = "paper") -> Message:
@@ -95,6 +107,29 @@ class Layout:
             counts.append(found.numel())
         indices = torch.cat(chosen)
         return Message(self, flat[indices], indices, tuple(counts))
+
+    def compress_rows(self, rows: Tensor, keep: float | None, fidelity: str = "paper") -> Messages:
+        """C_R of every tensor of every row of the matrix `rows`; nothing waits for the device."""
+        if keep is None:
+            return Messages(self, rows, None, None)
+        if any(self.channels_last):
+            raise ValueError("rows in channels-last order: their ties would be broken in another order")
+        values, indices, bits = [], [], []
+        for size, part in zip(self.sizes, self.slices(), strict=True):
+            within = rows[:, part]
+            if fidelity == "authors":
+                rank = round(keep * size) + 2
+                at = select_of_rows(within, min(rank, size))
+                found = within.gather(1, at)
+                if rank <= size:  # those not above the threshold are sent as 0, which is not to send them
+                    found = found * (found.abs() > found.abs().amin(1, keepdim=True))
+            else:
+                at = select_of_rows(within, min(max(1, round(keep * size)), size))
+                found = within.gather(1, at)
+            values.append(found)
+            indices.append(at + part.start)
+            bits.append((found != 0).sum(1) * (32 + index_bits(size)))
+        return Messages(self, torch.cat(values, 1), torch.cat(indices, 1), torch.stack(bits).sum(0))
 
     def _ordinary_index(self, tensor: int) -> Callable[[np.ndarray], np.ndarray]:
         o, i, h, w = self.shapes[tensor]
@@ -132,12 +167,57 @@ class Message:
         else:
             flat[self.indices] = 0
 
+    def without_zeros(self) -> Message:
+        """The message without places whose value is 0, which are not sent; its counts are left out."""
+        if self.indices is None:
+            return self
+        sent = self.values != 0
+        return Message(self.layout, self.values[sent], self.indices[sent], ())
+
     @property
     def bits(self) -> int:
         """Size on the wire: per tensor (entries sent) * (32 + ceil(log2(numel))); a dense tensor 32 * numel."""
         if self.indices is None:
             return 32 * self.layout.numel
         return sum(count * (32 + index_bits(size)) for count, size in zip(self.counts, self.layout.sizes, strict=True))
+
+
+@dataclass(frozen=True)
+class Messages:
+    """The messages of several clients, one a row: values at flat indices, or, with indices None, whole dense vectors.
+
+    Every row has as many places as the largest message there can be, and a place with the value 0 is not sent, so that
+    no size depends on the data. `sizes` is the bits of each message, a tensor; None where they are dense.
+    """
+
+    layout: Layout
+    values: Tensor
+    indices: Tensor | None
+    sizes: Tensor | None
+
+    def add_to(self, rows: Tensor) -> None:
+        """Add each message to its row of a matrix, in place."""
+        if self.indices is None:
+            rows += self.values
+        else:
+            rows.scatter_add_(1, self.indices, self.values)
+
+    def take_from(self, rows: Tensor) -> None:
+        """Take each message from the row it was chosen from, in place, exactly: the residual u - m."""
+        if self.indices is None:
+            rows.zero_()
+        else:
+            rows.scatter_add_(1, self.indices, -self.values)
+
+    def row(self, number: int) -> Message:
+        """One client's message; places that are not sent are still in it, with the value 0."""
+        indices = None if self.indices is None else self.indices[number]
+        return Message(self.layout, self.values[number], indices, ())
+
+    @property
+    def bits(self) -> Tensor | int:
+        """Sum of the messages' sizes on the wire; a tensor, where only the device knows it."""
+        return 32 * self.layout.numel * len(self.values) if self.sizes is None else self.sizes.sum()
 
 
 def index_bits(numel: int) -> int:
@@ -261,6 +341,57 @@ def _bracket(values: np.ndarray, first: int, last: int) -> tuple[float, float]:
     low = float(np.partition(sample, ends[0])[ends[0]]) if ends[0] >= 0 else 0.0
     high = float(np.partition(sample, ends[1])[ends[1]]) if ends[1] < size else math.inf
     return low, high
+
+
+def select_of_rows(rows: Tensor, count: int) -> Tensor:
+    """Indices of the `count` largest magnitudes of each row of a matrix, (rows, count), ties to the lowest index.
+
+    In no order, and zeros are chosen where a row has fewer other entries. Nothing waits for the device: all sizes
+    follow from those of the arguments. Of float32 one topk of whole numbers tells all: the bits of a magnitude, and
+    under them the index, counted down.
+    """
+    size = rows.shape[1]
+    if count >= size:
+        return torch.arange(size, device=rows.device).expand(rows.shape)
+    if rows.dtype != torch.float32:
+        return rows.abs().sort(dim=1, descending=True, stable=True).indices[:, :count]
+    if count * _ROW * 8 > size:
+        return _largest_keys(rows, torch.arange(size, device=rows.device), count)
+    # The largest magnitude of each short piece tells which pieces can hold a part of the answer: where `count` pieces
+    # come before one, by magnitude and place, so does an entry of each.
+    whole = size // _ROW
+    pieces = torch.linalg.vector_norm(rows[:, : whole * _ROW].unflatten(1, (whole, _ROW)), torch.inf, dim=2)
+    best = _largest_keys(pieces, torch.arange(whole, device=rows.device), count)
+    places = (best[:, :, None] * _ROW + torch.arange(_ROW, device=rows.device)).flatten(1)
+    rest = torch.arange(whole * _ROW, size, device=rows.device).expand(len(rows), -1)
+    places = torch.cat((places, rest), 1)
+    return _largest_keys(rows.gather(1, places), places, count)
+
+
+def _largest_keys(values: Tensor, indices: Tensor, count: int) -> Tensor:
+    """Those `indices` whose values are the `count` largest magnitudes of each row, ties to the lowest index."""
+    mask = (1 << 32) - 1
+    keys = (values.contiguous().view(torch.int32) & 0x7FFFFFFF).long() << 32 | (mask - indices)
+    return mask - (keys.topk(count, dim=-1, sorted=False).values & mask)
+
+
+def percentile_of_rows(rows: Tensor, t: float) -> Tensor:
+    """`percentile` of every row of the last dimension, which stays with length 1; nothing waits for the device.
+
+    torch's kthvalue gives a row to one part of a GPU, so a long row is searched by halving the range of the magnitudes'
+    bits, which as whole numbers have their order.
+    """
+    rank = round((rows.shape[-1] - 1) * t / 100)
+    if rows.dtype != torch.float32 or rows.shape[-1] < _SAMPLED:
+        return rows.abs().kthvalue(rank + 1, dim=-1, keepdim=True).values
+    bits = rows.contiguous().view(torch.int32) & 0x7FFFFFFF
+    found = torch.zeros_like(bits[..., :1])
+    for place in reversed(range(31)):
+        # the answer is at least the candidate where no more than `rank` entries are below it
+        candidate = found | (1 << place)
+        below = (bits < candidate).sum(-1, keepdim=True)
+        found = torch.where(below <= rank, candidate, found)
+    return found.view(torch.float32)
 
 
 def _select_cuda(x: Tensor, count: int, ordinary: Callable[[np.ndarray], np.ndarray] | None) -> Tensor:

@@ -61,7 +61,7 @@ def _state(run: Run, results: Path) -> State:
     try:
         record = json.loads((folder / "run.json").read_bytes())
         return State(run, str(record["status"]), int(record["rounds"]))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     said = _log(run, results)
     numbers = re.findall(rf"^round +(\d+)/{run.rounds} ", said, re.MULTILINE)

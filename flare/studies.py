@@ -64,9 +64,26 @@ def tabulate(folders: Sequence[Path], output: Path) -> None:
         file.seek(0)
         write_whole(output.with_suffix(".csv"), file.read().encode())
     people = [name for name in COLUMNS if name not in ("study", "batches")]
-    shown = [[row[COLUMNS.index(name)] for name in people] for row in rows]
+    shown = [[_short(row[COLUMNS.index(name)]) for name in people] for row in rows]
     lines = [f"| {' | '.join(row)} |" for row in (people, ["---"] * len(people), *shown)]
     write_whole(output.with_suffix(".md"), "\n".join([*lines, ""]).encode())
+
+
+def show(table: Path) -> str:
+    """What the studies of studies.csv found, for a terminal: a line each, and its warning."""
+    with open(table, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = []
+    for row in rows:
+        where = "validation accuracy" if row["objective"] == "accuracy" else "validation loss"
+        lines.append(f"{row['study']}: {_short(row['best'])} ({where} {_short(row['value'])}; {row['runs']} runs)")
+        lines += [f"  WARNING: {row['warning']}"] if row["warning"] else []
+    return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    """The same with at most four digits of every number that has a fraction."""
+    return re.sub(r"\d+\.\d+(e-?\d+)?", lambda number: f"{float(number[0]):.4g}", text)
 
 
 def _words(values: dict[str, Any] | Any) -> str:

@@ -28,9 +28,9 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from flare import tuning
-from flare.config import choose
+from flare.config import choose, shown
 from flare.datasets import DataError
-from flare.record import IDENTITY, size, write_whole
+from flare.record import IDENTITY, settings_digest, size, write_whole
 
 CELL = IDENTITY[:-1]
 ROUNDS = (*IDENTITY, "round", "uplink_bits", "downlink_bits", "train_loss", "test_loss", "test_accuracy")
@@ -76,17 +76,23 @@ def expand(pattern: str) -> list[str]:
     return ["".join(chosen) for chosen in itertools.product(*choices)]
 
 
-def tabulate(folders: Sequence[Path], output: Path) -> None:
+def tabulate(folders: Sequence[Path], output: Path, settings: Sequence[str | None] | None = None) -> None:
     """Write all tables (see above) of the run folders into `output`, each file whole or not at all.
 
-    Nothing is written where a run is missing, given twice, or is not the one its folder names: DataError, one line.
+    settings: per folder, where it is known, the `settings_digest` that its run must have. Nothing is written where a
+    run is missing, given twice, is not the one its folder names, has other settings, or was made with other versions
+    than the others: DataError, one line.
     """
     if not folders:
         raise DataError("tabulate: no runs given; at least one run folder")
     records, rounds = [], []
     seen: dict[tuple[Any, ...], Path] = {}
-    for folder in map(Path, folders):
+    for folder, digest in itertools.zip_longest(map(Path, folders), settings or ()):
         record, content = _read_run(folder)
+        if digest and record["digest"] != digest:
+            raise DataError(
+                f"{folder}: made with other settings than the configuration's; delete it, and it is run again"
+            )
         key = tuple(record[name] for name in IDENTITY)
         if key in seen:
             raise DataError(f"{folder}: the same run as {seen[key]}; give every run once")
@@ -94,6 +100,7 @@ def tabulate(folders: Sequence[Path], output: Path) -> None:
         records.append(record)
         rounds.append(content)
 
+    _check_versions(list(seen.values()), records)
     everything = pd.DataFrame(records)
     everything["family"] = _families(everything)
     everything = everything.astype(dict.fromkeys(_WHOLE, "Int64") | dict.fromkeys(_REAL, "float64"))
@@ -263,8 +270,10 @@ def _read_run(folder: Path) -> tuple[dict[str, Any], bytes]:
         raise DataError(f"{folder}: {Path(error.filename).name} is missing; this run is not finished") from None
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{folder}/run.json: not JSON: {error}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("config", {}), dict):
+        raise DataError(f"{folder}/run.json: not the record of a run")
     try:
         settings = found["config"]
         record = {name: found[name] for name in dict.fromkeys((*RUNS, *COSTS)) if name not in ("available", "family")}
@@ -280,10 +289,35 @@ def _read_run(folder: Path) -> tuple[dict[str, Any], bytes]:
     )
     if named != said:
         raise DataError(f"{folder}: run.json is of another run, {said}")
+    for names, kind in ((_WHOLE, int), (_REAL, (int, float)), (("result_hash", "device"), str), (("threads",), int)):
+        for name in names:
+            value = record.get(name)
+            large = isinstance(value, int) and abs(value) >= 2**63
+            if value is not None and (not isinstance(value, kind) or isinstance(value, bool) or large):
+                raise DataError(
+                    f"{folder}/run.json: {name}: {shown(value)} is no {'text' if kind is str else 'number'}"
+                )
     _check_rounds(folder / "rounds.csv", record, rounds)
+    record["versions"] = found.get("versions")
+    record["digest"] = settings_digest(settings)
     record["available"] = settings.get("available") or settings.get("clients")
     record["settings"] = _without_availability(settings)
     return record, rounds
+
+
+def _check_versions(folders: Sequence[Path], records: Sequence[Mapping[str, Any]]) -> None:
+    """Raise DataError where runs were made with different versions of what decides their bits."""
+    first: tuple[Path, dict[str, Any]] | None = None
+    for folder, record in zip(folders, records, strict=True):
+        given = record["versions"] if isinstance(record["versions"], dict) else {}
+        versions = {name: given.get(name) for name in ("flare", "torch", "numpy")}
+        first = first or (folder, versions)
+        for name, version in versions.items():
+            if version != first[1][name]:
+                raise DataError(
+                    f"{folder}: made with {name} {version}, and {first[0]} with {first[1][name]}; a table is of one"
+                    " version, so delete the older runs and run again"
+                )
 
 
 def _without_availability(settings: Mapping[str, Any]) -> str:

@@ -32,10 +32,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jsonschema
 import yaml
 
-from flare.config import OVERRIDES, SCHEMA, ConfigError, Run, check_settings, choose, yaml_scalar
+from flare.config import (
+    OVERRIDES,
+    SCHEMA,
+    ConfigError,
+    Run,
+    Validator,
+    check_settings,
+    choose,
+    shown,
+    yaml_scalar,
+)
 from flare.datasets import DataError
 from flare.record import write_whole
 
@@ -155,27 +164,27 @@ def _check_end(where: str, key: str, value: Any, *, settings: type) -> Any:
     """An end of a range, or a choice, as the setting takes it; ConfigError where it would not be allowed as a value."""
     try:
         number = float(value) if isinstance(value, str) else value
-    except ValueError:
+    except (ValueError, OverflowError):
         number = value
     if key not in OVERRIDES:
         return getattr(check_settings(settings, {key: number}, where), key)
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))["$defs"]["experiment"]["properties"][key]
-    if not jsonschema.Draft202012Validator(schema).is_valid(number):
-        raise ConfigError(f"{where}.{key}: {value!r} is not allowed; {schema['description']}")
+    if not Validator(schema).is_valid(number):
+        raise ConfigError(f"{where}.{key}: {shown(value)} is not allowed; {schema['description']}")
     return float(number)
 
 
 def _check_range(where: str, given: Mapping[str, Any], check_end: Callable[[Any], Any]) -> Range:
-    scale, ends = next(iter(given.items())) if len(given) == 1 else (None, None)
+    scale, ends = next(iter(given.items())) if isinstance(given, Mapping) and len(given) == 1 else (None, None)
     if scale not in SCALES or not isinstance(ends, list):
         raise ConfigError(
-            f"{where}: {dict(given)!r} is not allowed; a value, or a range to tune it in: {{log: [low, high]}},"
+            f"{where}: {shown(given)} is not allowed; a value, or a range to tune it in: {{log: [low, high]}},"
             " {linear: [low, high]} or {choices: [one, another]}"
         )
     values = [check_end(end) for end in ends]
     if scale == "choices":
         if len(values) < 2 or len(set(map(repr, values))) < len(values):
-            raise ConfigError(f"{where}.choices: {ends!r} is not allowed; two different values or more")
+            raise ConfigError(f"{where}.choices: {shown(ends)} is not allowed; two different values or more")
     elif (
         len(values) != 2
         or any(isinstance(value, (str, bool)) for value in values)
@@ -183,7 +192,9 @@ def _check_range(where: str, given: Mapping[str, Any], check_end: Callable[[Any]
         or (scale == "log" and values[0] <= 0)
     ):
         positive = ", above 0" if scale == "log" else ""
-        raise ConfigError(f"{where}.{scale}: {ends!r} is not allowed; [low, high], two ascending numbers{positive}")
+        raise ConfigError(
+            f"{where}.{scale}: {shown(ends)} is not allowed; [low, high], two ascending numbers{positive}"
+        )
     return {scale: values}
 
 
@@ -194,7 +205,7 @@ def check(where: str, experiment: Mapping[str, Any]) -> None:
     for name, keys in ranges.items():
         if keys and settings is None:
             raise ConfigError(
-                f"{where}.methods.{name}.{next(iter(keys))}: {next(iter(keys.values()))!r} is a range, so"
+                f"{where}.methods.{name}.{next(iter(keys))}: {shown(next(iter(keys.values())))} is a range, so"
                 f" {where}.tuning is needed: at least {{seeds: [...]}}, other than the experiment's"
             )
     settings = settings or {}
@@ -387,7 +398,9 @@ def read_values(path: Path, study: str, trial: int | None = None) -> dict[str, A
         return next(dict(entry["values"]) for entry in found["trials"] if entry["trial"] == trial)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, StopIteration):
+    except DataError:
+        raise
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, StopIteration, RecursionError):
         what = "best.yaml of a study" if trial is None else f"proposals.json with trial {trial}"
         raise DataError(f"{path}: not a {what}; delete it and run again") from None
 

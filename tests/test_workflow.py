@@ -123,8 +123,8 @@ def test_one_core_gives_the_same_bytes(sweep: Path, tmp_path: Path) -> None:
     done = snakemake(tmp_path, "tables", "figures", "--cores", "1", "--configfile", write(tmp_path, CONFIG))
     assert done.returncode == 0, done.stderr
     assert results(tmp_path) == results(sweep)
-    # Tables: rounds, runs, labels; summary and claims in three formats, reference in two.
-    assert len(results(sweep)) == 4 + 3 + 2 * 3 + 2 + 2 * (len(figures.of(CONFIG, "small")) - 1)
+    # Tables: rounds, runs, labels; summary and claims in three formats, reference in two, a page of each.
+    assert len(results(sweep)) == 4 + 3 + 2 * 3 + 2 + 3 + 2 * (len(figures.of(CONFIG, "small")) - 1)
 
 
 def test_nothing_is_left_to_do(sweep: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_changed_setting_plans_only_the_runs_it_touches(sweep: Path) -> None:
         f"train:small/flare/keep-5e-2/epochs-1/seed-{seed}" for seed in (1, 2)
     ]
     assert set(jobs) - {job for job in jobs if job.startswith("train")} == {
-        *("tabulate", "compare", "judge", "plot", "execute", "report")
+        *("tabulate", "compare", "judge", "render", "plot", "execute", "report")
     }
 
 
@@ -222,6 +222,6 @@ def test_a_mistake_ends_before_any_job_with_one_line(sweep: Path) -> None:
     assert done.returncode == 2
     said = (done.stdout + done.stderr).splitlines()
     assert [line for line in said if line.strip() and not line.startswith("Using workflow specific profile")] == [
-        "flare: config: experiments.small.methods: 'flair' is unknown (did you mean 'flare'?); "
+        f"flare: {sweep}/wrong.yaml: experiments.small.methods: 'flair' is unknown (did you mean 'flare'?); "
         "one of ef21, fedavg, fedprox, ffl, flare, topk"
     ]

@@ -29,8 +29,8 @@ def pull(round, start, state, settings, layout):
     strength = 2 * settings.mu / settings.mu_decay ** (round + 1)
 
     def add(gradient, weights):
-        for _, part in layout.blocks():
-            gradient[part].add_(weights[part] - start[part], alpha=strength)
+        for _, part in layout.blocks(weights):
+            gradient[..., part].add_(weights[..., part] - start[..., part], alpha=strength)
 
     return None, add
 

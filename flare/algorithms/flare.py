@@ -41,13 +41,13 @@ def pull(round, start, state, settings, layout):
     pulled = [not name.startswith(f"{settings.not_pulled}.") for name in layout.names]
 
     def add(gradient, weights):
-        for tensor, part in layout.blocks():
+        for tensor, part in layout.blocks(weights):
             if not pulled[tensor]:
                 continue
-            target = memory[part]
+            target = memory[..., part]
             # (v - w) - A rather than v - (w + A): exact on the first step, where v = w, however small A is beside w.
-            direction = (weights[part] - start[part]).sub_(target).sign_()
-            gradient[part].add_(direction.mul_(target.abs() > thresholds[tensor]), alpha=strength)
+            direction = (weights[..., part] - start[..., part]).sub_(target).sign_()
+            gradient[..., part].add_(direction.mul_(target.abs() > thresholds[tensor]), alpha=strength)
 
     return steps, add
 

@@ -109,9 +109,12 @@ def load(name: str, data: Path, split: str) -> Split:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 found = {key: arrays[key] for key in arrays.files}
-                return Split(source=read_manifest(name, Path(data))["source"], **found)
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{Path(data) / name / split}.npz: not a data file of this version ({error})") from error
+                part = Split(source=str(read_manifest(name, Path(data))["source"]), **found)
+        except Exception as error:  # whatever numpy makes of a file that is not its own
+            said = " ".join(str(error).split())[:200]
+            raise DataError(f"{Path(data) / name / split}.npz: not a data file of this version ({said})") from error
+    _check(part, f"{Path(data) / name / split}.npz", module(name))
+    return part
 
 
 def read_manifest(name: str, data: Path) -> dict[str, Any]:
@@ -121,7 +124,9 @@ def read_manifest(name: str, data: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         raise DataError(f"{path}: missing; {_remedy(name, data)}") from None
-    except ValueError:
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; {_remedy(name, data)}") from None
+    except (ValueError, RecursionError):
         raise DataError(f"{path}: not JSON; {_remedy(name, data)}") from None
     return manifest
 

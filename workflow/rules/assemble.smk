@@ -8,9 +8,9 @@ rule tabulate:
         code=code("tables"),
     output:
         rounds=f"{TABLES}/rounds.csv",
-        runs=report(f"{TABLES}/runs.csv", **about("2 runs", "runs")),
-        costs=report(f"{TABLES}/costs.csv", **about("3 costs", "costs")),
-        summary=report(f"{TABLES}/summary.csv", **about("1 summary", "summary")),
+        runs=report(f"{TABLES}/runs.csv", **about("runs (csv)", "runs")),
+        costs=report(f"{TABLES}/costs.csv", **about("costs (csv)", "costs")),
+        summary=f"{TABLES}/summary.csv",
         texts=multiext(f"{TABLES}/summary", ".md", ".tex"),
     log:
         f"{RESULTS}/logs/tabulate.log",
@@ -18,8 +18,11 @@ rule tabulate:
         ENV
     params:
         runs=lambda wildcards: list(patterns()),
+        # So that no run of another configuration, which Snakemake may have forgotten, gets into a table.
+        settings=lambda wildcards: digests(),
     shell:
-        'python -m flare tabulate {params.runs:q} --output "$(dirname {output.runs:q})" > {log:q} 2>&1'
+        "python -m flare tabulate {params.runs:q} --settings {params.settings:q}"
+        ' --output "$(dirname {output.runs:q})" > {log:q} 2>&1'
 
 
 # What the runs say of the paper's claims.
@@ -28,7 +31,7 @@ rule judge:
         runs=rules.tabulate.output.runs,
         code=code("claims", "tables"),
     output:
-        csv=report(f"{TABLES}/claims.csv", **about("0 claims", "claims")),
+        csv=f"{TABLES}/claims.csv",
         texts=multiext(f"{TABLES}/claims", ".md", ".tex"),
     log:
         f"{RESULTS}/logs/judge.log",
@@ -56,6 +59,26 @@ rule compare:
     shell:
         "python -m flare compare {params.runs:q} --reference {input.reference:q}"
         ' --output "$(dirname {output.csv:q})/reference" > {log:q} 2>&1'
+
+
+# A table as a page of the report.
+rule render:
+    input:
+        f"{TABLES}/{{table}}.md",
+        code=code("pages"),
+    output:
+        report(
+            f"{TABLES}/pages/{{table}}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
+    log:
+        f"{RESULTS}/logs/render/{{table}}.log",
+    conda:
+        ENV
+    shell:
+        "python -m flare render {input[0]:q} --output {output:q} > {log:q} 2>&1"
 
 
 # How many samples of each class each client holds.
@@ -153,14 +176,20 @@ rule execute:
         ' --output-dir "$(dirname {output:q})" > {log:q} 2>&1'
 
 
+# All that the report shows.
+rule evidence:
+    input:
+        rules.tabulate.output,
+        TABLE_PAGES,
+        figures_at_hand,
+        NOTEBOOKS,
+
+
 # All of it as one page, by Snakemake's own --report, of the experiments whose data could be had.
 rule report:
     input:
-        rules.tabulate.output,
-        rules.judge.output,
-        figures_at_hand,
-        NOTEBOOKS,
-        captions=[f"{ROOT}/workflow/report/{name}.rst" for name in ("claims", "figure", "summary", "workflow")],
+        rules.evidence.input,
+        captions=[f"{ROOT}/workflow/report/{name}.rst" for name in ("figure", "table", "workflow")],
     output:
         f"{RESULTS}/report.html",
     log:

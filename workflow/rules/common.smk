@@ -4,19 +4,16 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = workflow.basedir
-sys.path.insert(0, ROOT)
-
 from flare import figures, status, tuning
 from flare.checkpoint import code_digest, sources
-from flare.config import ConfigError, Run, check, runs
+from flare.config import Run, runs
 from flare.lease import clear_stale
+from flare.record import settings_digest
 
-try:
-    check(config)
-except ConfigError as error:
-    print(f"flare: {error}", file=sys.stderr)
-    sys.exit(2)
+# As files say it, and then as Snakemake has it, which takes the last of a key's values and adds those of --config.
+for file in workflow.configfiles:
+    refuse(read, Path(file))
+refuse(check, config, *map(str, workflow.configfiles[-1:]))
 
 if workflow.is_main_process:
     clear_stale(Path(".snakemake"))
@@ -57,8 +54,9 @@ FIGURES = [
     for figure in figures.of(config, name)
     for format in ("pdf", "png")
 ]
-
-
+TABLE_PAGES = expand(
+    f"{TABLES}/pages/{{table}}.html", table=("claims", "summary", "reference", *(["studies"] if STUDIES else []))
+)
 NOTEBOOKS = expand(f"{RESULTS}/notebooks/{{notebook}}.html", notebook=("paper_figures", "explore"))
 
 
@@ -72,3 +70,4 @@ wildcard_constraints:
     figure=r"\w+",
     batch=r"\d+",
     trial=r"\d+",
+    table=r"\w+",

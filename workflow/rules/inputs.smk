@@ -70,6 +70,14 @@ def patterns():
         yield f"{RESULTS}/runs/{experiment}/{method}/keep-{keep}/epochs-{epochs}/seed-{seed}"
 
 
+def digests():
+    """For each of the patterns, what decides the results of its runs."""
+    first = {}
+    for run in at_hand().values():
+        first.setdefault((run.experiment, run.method), run)
+    return [settings_digest(dataclasses.asdict(run)) for run in first.values()]
+
+
 @functools.cache
 def at_hand():
     """The runs whose data can be had: where one of several data sets cannot, the others' experiments are carried out.

@@ -7,7 +7,7 @@ for name, seeds, experiments in jobs():
         input:
             manifest=lambda w: f"{DATA}/{run_of(w).dataset}/manifest.json",
             # The manifest vouches for these by checksum, so it alone says whether the data changed.
-            data=lambda w: ancient(expand(f"{DATA}/{run_of(w).dataset}/{{split}}.npz", split=("train", "test"))),
+            data=lambda w: ancient([f"{DATA}/{run_of(w).dataset}/{split}.npz" for split in ("train", "test")]),
             best=best_of,
         output:
             rounds=expand(f"{RESULTS}/runs/{CELL}/seed-{{seed}}/rounds.csv", seed=seeds, allow_missing=True),

@@ -1,0 +1,17 @@
+# A configuration that is wrong ends Snakemake with one line and exit code 2, before any rule is read.
+import sys
+from pathlib import Path
+
+ROOT = workflow.basedir
+sys.path.insert(0, ROOT)
+
+from flare.config import ConfigError, check, read
+
+
+def refuse(what, *arguments):
+    """Its result; where it raises ConfigError, the line that it says."""
+    try:
+        return what(*arguments)
+    except ConfigError as error:
+        print(f"flare: {error}", file=sys.stderr)
+        sys.exit(2)
