@@ -106,6 +106,7 @@ def write_run(
         "wall_seconds": round(wall_seconds, 3),
         "device": device,
         "threads": threads,
+        "engine": ended["engine"],
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),

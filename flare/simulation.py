@@ -15,6 +15,7 @@ import copy
 import functools
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,8 +29,10 @@ from flare import algorithms
 from flare.config import ConfigError, check_keep, check_settings, choose
 from flare.sparsify import Layout, Message
 from flare.staleness import COLUMNS, Staleness
+from flare.together import Together, put
 
 FIDELITIES = ("paper", "authors")
+ENGINES = ("one-at-a-time", "together")
 HISTORY = ("round", "uplink_bits", "downlink_bits", "train_loss", "test_loss", "test_accuracy")
 _EVALUATION_BATCH = 1000
 
@@ -68,6 +71,7 @@ def simulate(
     staleness: bool = False,
     resume: Mapping[str, Any] | None = None,
     on_state: Callable[[dict[str, Any]], None] | None = None,
+    together: bool | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Run federated training of `model` and return its history and the final server weights.
 
@@ -93,12 +97,15 @@ def simulate(
         seeded by the seed, the round and the client, so no generator is part of it. Save it or copy it: the next round
         overwrites it.
     resume: such a state, of a run with the same arguments. The run goes on after it and ends with the same bits.
+    together: train all clients of a round side by side (`flare.together`), which fills a GPU; None does so on a GPU and
+        not on a CPU. Where memory does not suffice, or the model is a recurrent one, they go one at a time, with a
+        warning. The two agree to rounding, until an entry falls on the other side of a selection; dropout differs.
 
     The history has one row per evaluation: round (from 0), uplink_bits and downlink_bits (sums over clients and
     rounds so far), train_loss (mean over clients of their mean batch loss in that round), test_loss, test_accuracy.
     `history.attrs` says status ("finished" or "diverged"), diverged_round, rounds (completed), dense_bits (the uplink
-    had every message been dense) and parameters. A run whose loss or weights are no longer finite has diverged and
-    ends there.
+    had every message been dense), parameters and engine (of ENGINES). A run whose loss or weights are no longer finite
+    has diverged and ends there.
     Raises ConfigError, one line, for an argument out of its range.
     """
     chosen = algorithms.load(method)
@@ -119,7 +126,10 @@ def simulate(
             f"learning_rate, momentum: {learning_rate}, {momentum} is out of range; above 0, and in [0, 1)"
         )
     with torch.random.fork_rng(devices=[]):
-        federation = _Federation(model, clients, test, loss, torch.device(device))
+        device = torch.device(device)
+        if together is None:
+            together = device.type == "cuda"
+        federation = _Federation(model, clients, test, loss, device, channels_last=not together)
         answering = _answering(len(clients), rounds, available, participants, seed)
 
         server = federation.weights.clone()
@@ -129,6 +139,17 @@ def simulate(
             for name in chosen.state
         }
         total = torch.zeros_like(server)
+        training: dict[str, Any] = {
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "momentum": momentum,
+            "restart": fidelity == "authors" and chosen.restarts_momentum,
+            "shuffle": shuffle,
+        }
+        beside: Together | None = None
+        if together:
+            most = max(map(len, participants)) if participants is not None else available or len(clients)
+            beside = _beside(federation, most, server, memory, total, chosen, own, fraction, fidelity, training)
         stale = Staleness(len(clients), layout) if staleness else None
         uplink = downlink = dense = completed = 0
         first_loss: float | None = None
@@ -167,7 +188,25 @@ def simulate(
             losses = []
             if stale:
                 stale.begin()
-            for client in ids:
+            sent: Tensor | int = 0
+            if beside:
+                seeds = {client: _mix(seed, round_, client) for client in ids}
+                mean_loss, sent = beside.round(
+                    round_,
+                    seeds,
+                    server,
+                    memory,
+                    total,
+                    chosen,
+                    own,
+                    budget,
+                    fidelity,
+                    stale,
+                    training | {"epochs": epochs},
+                )
+                downlink += 32 * layout.numel * len(ids)
+                dense += 32 * layout.numel * len(ids)
+            for client in () if beside else ids:
                 state = {name: rows[client] for name, rows in memory.items()}
                 pull = chosen.pull(round_, server, state, own, layout) if chosen.pull else None
                 steps, add = pull if pull else (0, None)
@@ -175,14 +214,10 @@ def simulate(
                     client,
                     server,
                     epochs=epochs,
-                    batch_size=batch_size,
-                    learning_rate=learning_rate,
-                    momentum=momentum,
                     pull_steps=steps,
                     pull=add,
-                    restart=fidelity == "authors" and chosen.restarts_momentum,
-                    shuffle=shuffle,
                     seed=_mix(seed, round_, client),
+                    **training,
                 )
                 losses.append(local_loss)
                 difference = federation.weights.sub_(server)
@@ -197,8 +232,13 @@ def simulate(
                 dense += 32 * layout.numel
             server += total.div_(len(ids))
 
-            train_loss = float(torch.stack(losses).mean())
-            if not math.isfinite(train_loss) or not math.isfinite(float(server.sum())):
+            if beside:  # the one time in a round that the device is waited for
+                numbers = [torch.as_tensor(number, dtype=torch.float64) for number in (mean_loss, server.sum(), sent)]
+                train_loss, weight_sum, bits = torch.stack([put(number, device) for number in numbers]).tolist()
+                uplink += int(bits)
+            else:
+                train_loss, weight_sum = float(torch.stack(losses).mean()), float(server.sum())
+            if not math.isfinite(train_loss) or not math.isfinite(weight_sum):
                 diverged = round_
                 break
             if round_ % evaluate_every == 0 or round_ == rounds - 1:
@@ -239,8 +279,53 @@ def simulate(
         "downlink_bits": downlink,
         "dense_bits": dense,
         "parameters": layout.numel,
+        "engine": ENGINES[beside is not None],
     }
     return frame, {name: view.contiguous() for name, view in layout.views(server).items()}
+
+
+def _beside(
+    federation: _Federation,
+    most: int,
+    server: Tensor,
+    memory: dict[str, Tensor],
+    total: Tensor,
+    chosen: algorithms.Method,
+    own: Any,
+    keep: float | None,
+    fidelity: str,
+    training: dict[str, Any],
+) -> Together | None:
+    """What trains `most` clients side by side, if a first round of two steps works; None, with a warning, if not.
+
+    Leaves `memory` and `total` at 0.
+    """
+    why = ""
+    engine: Together | None = None
+    if any(isinstance(module, nn.RNNBase) for module in federation.model.modules()):
+        why = "a recurrent layer cannot be stacked"
+    else:
+        try:
+            engine = Together(
+                federation.model, federation.loss, federation.layout, federation.clients, federation.weights, most
+            )
+            seeds = dict.fromkeys(range(most), 0)
+            limited = training | {"epochs": 2, "most_steps": 2}
+            engine.round(0, seeds, server, memory, total, chosen, own, keep, fidelity, None, limited)
+            float(total.sum())  # waits for the device, so that what fails there fails here
+            federation.clients = engine.clients
+        except RuntimeError as error:  # so is running out of memory
+            why = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+            engine = None
+        if why and federation.device.type == "cuda":
+            torch.cuda.empty_cache()
+        for vector in (total, *memory.values()):
+            vector.zero_()
+        federation.velocity.zero_()
+    if why:
+        warnings.warn(f"clients are trained one at a time, not together: {why}", stacklevel=3)
+        return None
+    return engine
 
 
 def _mix(*numbers: int) -> int:
@@ -277,7 +362,16 @@ def _answering(
 class _Federation:
     """The model on flat storage and the data, prepared once: trains a client, evaluates weights."""
 
-    def __init__(self, model: nn.Module, clients: Sequence[Pair], test: Pair, loss: Loss, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        clients: Sequence[Pair],
+        test: Pair,
+        loss: Loss,
+        device: torch.device,
+        *,
+        channels_last: bool,
+    ) -> None:
         given = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not given:
             raise ConfigError("model: no trainable parameter")
@@ -297,7 +391,7 @@ class _Federation:
         self.device = device
         self.loss = loss
         # Convolutions on a CPU are a quarter faster on channels-last weights and inputs.
-        self.channels_last = device.type == "cpu" and any(p.dim() == 4 for p in given.values())
+        self.channels_last = channels_last and device.type == "cpu" and any(p.dim() == 4 for p in given.values())
         self.layout = Layout.of([(n, p.shape) for n, p in given.items()], channels_last=self.channels_last)
         self.weights = torch.empty(self.layout.numel, dtype=self.dtype, device=device)
         self.velocity = torch.zeros_like(self.weights)

@@ -8,6 +8,7 @@ selection falls on its other side. Dropout draws other masks. Nothing here waits
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,8 +31,12 @@ class Together:
     the most clients that answer a round.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, layout: Layout, clients: Sequence[Pair], weights: Tensor, most: int):
-        self.model, self.loss, self.layout, self.clients = model, loss, layout, clients
+    def __init__(
+        self, model: nn.Module, loss: Loss, layout: Layout, clients: Sequence[Pair], weights: Tensor, most: int
+    ):
+        # Rows of a matrix that also holds the other tensors are not one piece of memory; it is no harm here.
+        warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
+        self.model, self.loss, self.layout = model, loss, layout
         self.weights = weights.new_empty(most, layout.numel)
         self.velocity = torch.zeros_like(self.weights)
         # Clients of one size lie in one block, so that a batch of all of them is a view of it.
@@ -125,7 +130,9 @@ class Together:
         velocity.zero_()
         torch.manual_seed(seeds[0])
         self.model.train()
-        orders = [self._orders(client, epochs, seed) if shuffle else None for client, seed in zip(ids, seeds, strict=True)]
+        orders = [
+            self._orders(client, epochs, seed) if shuffle else None for client, seed in zip(ids, seeds, strict=True)
+        ]
         batches = [
             [(start, min(start + batch_size, size)) for _ in range(epochs) for start in range(0, size, batch_size)]
             for size in (self._place[client][0] for client in ids)

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -495,7 +496,8 @@ def slow_sweep(folder: Path, data: Path) -> None:
 
         return Slow()
 
-    record.os.fdopen = fdopen  # type: ignore[assignment]
+    # As `record` sees it, and nothing else does.
+    record.os = types.SimpleNamespace(**vars(os) | {"fdopen": fdopen})  # type: ignore[assignment]
     torch.set_num_threads(1)
     fields = [name for name in Run.__dataclass_fields__ if name != "seed"]
     cell = folder / "runs" / RUN.cell

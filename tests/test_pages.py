@@ -10,7 +10,8 @@ from flare.cli import main
 
 
 def test_a_table_becomes_a_page(tmp_path: Path) -> None:
-    (tmp_path / "summary.md").write_text("| method | accuracy |\n| :-- | --: |\n| <b>x</b> | 83.00 ± 8.96 |\n\n- a rule\n")
+    table = "| method | accuracy |\n| :-- | --: |\n| <b>x</b> | 83.00 ± 8.96 |\n"
+    (tmp_path / "summary.md").write_text(f"{table}\n- a rule\n")
     assert main(["render", str(tmp_path / "summary.md"), "-o", str(tmp_path / "pages/summary.html")]) == 0
     page = (tmp_path / "pages/summary.html").read_text()
     assert "<title>summary</title>" in page and "<li>a rule</li>" in page

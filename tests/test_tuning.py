@@ -269,7 +269,7 @@ def test_the_files_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     folder = tmp_path / "a/b/keep-1/epochs-1"
     assert (folder / "trials.csv").read_text().splitlines()[:2] == [
         "trial,batch,tau,learning_rate,state,objective,seed_7,seed_8",
-        "0,0,1e-05,0.1,complete,0.375,0.5,0.25",
+        "0,0,1.0e-05,0.1,complete,0.375,0.5,0.25",
     ]
     assert (folder / "trials.csv").read_text().splitlines()[-1] == "5,2,0.3,0.9,diverged,,,0.5"
     assert yaml.safe_load((folder / "best.yaml").read_text())["values"] == {"tau": 0.8, "learning_rate": 0.2}

@@ -64,7 +64,7 @@ rule compare:
 # A table as a page of the report.
 rule render:
     input:
-        f"{TABLES}/{{table}}.md",
+        table=f"{TABLES}/{{table}}.md",
         code=code("pages"),
     output:
         report(
@@ -78,7 +78,7 @@ rule render:
     conda:
         ENV
     shell:
-        "python -m flare render {input[0]:q} --output {output:q} > {log:q} 2>&1"
+        "python -m flare render {input.table:q} --output {output:q} > {log:q} 2>&1"
 
 
 # How many samples of each class each client holds.
