@@ -160,6 +160,7 @@ class Run:
     channels: int | None = None
     sample_text: int | None = None
     staleness: bool = False
+    tf32: bool = False
     partition: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"scheme": "contiguous"})
     model_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     method_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -11,6 +11,7 @@ v is scaled by the momentum before the backward pass, which then adds the gradie
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import itertools
@@ -72,6 +73,7 @@ def simulate(
     resume: Mapping[str, Any] | None = None,
     on_state: Callable[[dict[str, Any]], None] | None = None,
     together: bool | None = None,
+    tf32: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Run federated training of `model` and return its history and the final server weights.
 
@@ -101,6 +103,8 @@ def simulate(
         not on a CPU. Where memory does not suffice, or the model is a recurrent one, they go one at a time, with a
         warning. The two agree to rounding, until an entry falls on the other side of a selection; dropout differs.
 
+    tf32: let a GPU round the factors of products and convolutions to TF32; the settings of torch are left as they were.
+
     The history has one row per evaluation: round (from 0), uplink_bits and downlink_bits (sums over clients and
     rounds so far), train_loss (mean over clients of their mean batch loss in that round), test_loss, test_accuracy.
     `history.attrs` says status ("finished" or "diverged"), diverged_round, rounds (completed), dense_bits (the uplink
@@ -125,9 +129,11 @@ def simulate(
         raise ConfigError(
             f"learning_rate, momentum: {learning_rate}, {momentum} is out of range; above 0, and in [0, 1)"
         )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _tf32(tf32):
         device = torch.device(device)
-        if together is None:
+        if resume is not None:  # the rounds to come are those of the same engine
+            together = resume["engine"] == ENGINES[1]
+        elif together is None:
             together = device.type == "cuda"
         federation = _Federation(model, clients, test, loss, device, channels_last=not together)
         answering = _answering(len(clients), rounds, available, participants, seed)
@@ -259,6 +265,7 @@ def simulate(
                 on_state(
                     {
                         "completed": completed,
+                        "engine": ENGINES[beside is not None],
                         "server": server,
                         "memory": memory,
                         "last_sent": torch.from_numpy(stale.last) if stale else None,
@@ -282,6 +289,20 @@ def simulate(
         "engine": ENGINES[beside is not None],
     }
     return frame, {name: view.contiguous() for name, view in layout.views(server).items()}
+
+
+@contextlib.contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Products and convolutions on a GPU in TF32, or in full; what torch was told before is put back."""
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = allowed
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
 
 
 def _beside(

@@ -140,6 +140,7 @@ def train(
                 resume=state,
                 shuffle=run.shuffle,
                 staleness=run.staleness,
+                tf32=run.tf32,
             )
         except BaseException as error:
             mirror.finish({}, exit_code=checkpoint.RESUMABLE if isinstance(error, checkpoint.Interrupted) else 1)

@@ -274,3 +274,14 @@ def test_rows_in_another_order_are_refused():
 def test_bad_settings_are_refused_before_anything_is_tried():
     with pytest.raises(ConfigError, match="available"):
         simulate(together=True, participants=None, available=9)
+
+
+def test_tf32_holds_for_the_run_alone() -> None:
+    seen = []
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    for tf32 in (True, False):
+        told = lambda *_: seen.append([backend.allow_tf32 for backend in backends])  # noqa: E731
+        simulate(together=False, tf32=tf32, rounds=1, on_evaluate=told)
+    assert seen == [[True, True], [False, False]]
+    assert [backend.allow_tf32 for backend in backends] == before
