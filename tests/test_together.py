@@ -112,7 +112,7 @@ def test_every_method_agrees_on_equal_clients_that_all_answer(method):
         {"batch_size": 1, "local_epochs": 1},
         {"loss": double_softmax},
     ],
-    ids=str,
+    ids=lambda changes: "-".join(changes),
 )
 def test_every_setting_agrees(changes):
     check(**changes)
