@@ -20,7 +20,7 @@ td { border-bottom: 1px solid #ddd; }
 def render(source: Path, output: Path) -> None:
     """Write the Markdown file `source` as one HTML page that needs no other file; HTML within it is shown as text.
 
-    Raises DataError, one line, where it cannot be read. Rendering: the library mistune, which nbconvert brings.
+    Raises DataError, one line, where it cannot be read. Rendering: the library mistune.
     """
     import mistune
 
