@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LOCKED := Linux x86_64 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run report paper-dry verify test lint format lock clean
+.PHONY: help setup check run report paper-dry verify test lint format lock clean
 
 help: ## list the targets
 	@echo "Usage: make TARGET [PYTHON=python3.11] [CONFIG=$(CONFIG)] [CORES=$(CORES)] [ARGS=...]"
@@ -23,12 +23,14 @@ help: ## list the targets
 setup: .venv/.stamp ## install everything in .venv (Python 3.11 or newer); a finished one is left alone
 
 # Before Snakemake, which says of a file that is missing or no text what its own reader makes of it.
-run: setup ## run the sweep of CONFIG on CORES cores, then show its tables and figures
-	@$(IN) python -m flare check "$(CONFIG)" > /dev/null
+check: setup ## check CONFIG and say how many runs it asks for; run nothing
+	@$(IN) python -m flare check "$(CONFIG)"
+
+run: check ## run the sweep of CONFIG on CORES cores, then show its tables and figures
 	$(IN) snakemake --cores $(CORES) --configfile "$(CONFIG)" $(ARGS)
 	@$(IN) python -m flare show
 
-report: setup ## run it, and write results/report.html: all of it as one page
+report: check ## run it, and write results/report.html: all of it as one page
 	$(IN) snakemake report --cores $(CORES) --configfile "$(CONFIG)" $(ARGS)
 
 paper-dry: setup ## plan the paper's full sweep; run nothing

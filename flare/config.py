@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import json
 import math
@@ -249,14 +250,18 @@ def check(config: Any, source: str = "config") -> None:
     """Raise ConfigError, one line, for the first thing in the configuration that is not allowed."""
     try:
         _check_values(config)
-        schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-        error = jsonschema.exceptions.best_match(Validator(schema).iter_errors(config))
+        error = jsonschema.exceptions.best_match(_validator().iter_errors(config))
         if error:
             raise ConfigError(_in_words(error))
         for name, experiment in config["experiments"].items():
             _check_experiment(f"experiments.{name}", experiment)
     except ConfigError as problem:
         raise ConfigError(f"{source}: {problem}") from None
+
+
+@functools.cache
+def _validator() -> Any:
+    return Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
 
 
 def _check_values(config: Any) -> None:

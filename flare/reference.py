@@ -41,23 +41,25 @@ def compare(folders: Sequence[Path], reference: Path, output: Path) -> None:
     differs: why not, setting by setting, ours before theirs.
     """
     rows = _read(reference)
-    cells: dict[tuple[Any, ...], dict[str, Any]] = {}
+    cells: dict[tuple[Any, ...], dict[str, str]] = {}
     finals = []
     for folder in folders:
         try:
             record = json.loads((folder / "run.json").read_bytes())
+            cells.setdefault(tuple(record[name] for name in CELL), _settings(record))
+            if record["status"] == "finished":
+                final = float(record["final_accuracy"])
+                finals.append({name: record[name] for name in CELL} | {"final_accuracy": final})
         except OSError as error:
             raise DataError(f"{folder}/run.json: {error.strerror}") from None
-        except ValueError as error:
-            raise DataError(f"{folder}/run.json: not JSON: {error}") from None
-        cells.setdefault(tuple(record[name] for name in CELL), record)
-        if record["status"] == "finished":
-            finals.append({name: record[name] for name in (*CELL, "final_accuracy")})
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise DataError(f"{folder}/run.json: not the record of a run: {said}") from None
     measured = statistics(pd.DataFrame(finals, columns=[*CELL, "final_accuracy"]), CELL, "final_accuracy")
     table = []
-    for cell, record in cells.items():
+    for cell, settings in cells.items():
         ours = measured.loc[cell].to_dict() if cell in measured.index else {"n": 0}
-        row, differs = _nearest(_settings(record), rows)
+        row, differs = _nearest(settings, rows)
         table.append(
             dict(zip(CELL, cell, strict=True))
             | {"n": int(ours["n"])}
@@ -90,6 +92,11 @@ def _read(path: Path) -> list[dict[str, str]]:
     missing = needed - set(rows[0] if rows else ())
     if missing:
         raise DataError(f"{path}: no column {', '.join(sorted(missing))}")
+    for row in rows:
+        try:
+            float(row["test_accuracy"])
+        except (TypeError, ValueError):
+            raise DataError(f"{path}: test_accuracy: {row['test_accuracy']!r} is no number") from None
     return rows
 
 
@@ -103,7 +110,7 @@ def _settings(record: Mapping[str, Any]) -> dict[str, str]:
 
 def _nearest(ours: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -> tuple[Mapping[str, str], list[str]]:
     """The row of the same cell and what differs, or nothing."""
-    found = [(row, _differences(ours, row)) for row in rows if all(ours[name] == _text(row[name]) for name in SAME)]
+    found = [(row, _differences(ours, row)) for row in rows if all(ours.get(name) == _text(row[name]) for name in SAME)]
     return min(found, key=lambda pair: len(pair[1]), default=({}, []))
 
 

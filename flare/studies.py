@@ -71,8 +71,13 @@ def tabulate(folders: Sequence[Path], output: Path) -> None:
 
 def show(table: Path) -> str:
     """What the studies of studies.csv found, for a terminal: a line each, and its warning."""
-    with open(table, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with open(table, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        wanted = ("study", "best", "value", "objective", "runs", "warning")
+        rows = [{name: row[name] or "" for name in wanted} for row in rows]
+    except (ValueError, KeyError, csv.Error) as error:
+        raise DataError(f"{table}: not a table of studies: {' '.join(str(error).split())[:200]}") from None
     lines = []
     for row in rows:
         where = "validation accuracy" if row["objective"] == "accuracy" else "validation loss"

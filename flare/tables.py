@@ -28,7 +28,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from flare import tuning
-from flare.config import choose, shown
+from flare.config import check_keep, choose, shown
 from flare.datasets import DataError
 from flare.record import IDENTITY, settings_digest, size, write_whole
 
@@ -245,20 +245,35 @@ def fraction(keep: str) -> float:
 
 
 def read_table(tables: Path, name: str) -> pd.DataFrame:
-    """One table of a folder by its name without .csv; DataError where it is missing."""
+    """One table of a folder by its name without .csv; DataError where it is missing or is not that table."""
     path = tables / f"{name}.csv"
+    columns = {"rounds": ROUNDS, "runs": RUNS, "costs": COSTS, "summary": _summary_columns()}
+    needed = TRIALS if tables.name == "trials" else columns.get(name, ())
     # With empty fields, so not int64.
     whole = ("uplink_bits",) if name == "summary" else ("diverged_round", "available")
     try:
-        return pd.read_csv(
+        table = pd.read_csv(
             path,
             dtype=dict.fromkeys(_TEXT, "str") | dict.fromkeys(whole, "Int64"),
             # An experiment may be called "NA"; only an empty field is a missing number.
             keep_default_na=False,
             na_values=[""],
         )
+        for column in needed:
+            if column not in table:
+                raise DataError(f"no column {column}")
+            if column not in _TEXT and not pd.api.types.is_numeric_dtype(table[column]):
+                raise DataError(f"column {column} holds something else than numbers")
+            if column in CELL and table[column].isna().any():
+                raise DataError(f"column {column} has empty fields")
+        for keep in table["keep"].unique() if "keep" in needed else ():
+            check_keep(keep)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; make the tables first: python -m flare tabulate") from None
+    except (ValueError, TypeError) as error:  # also what pandas makes of bytes that are no CSV file
+        said = " ".join(str(error).split())[:200]
+        raise DataError(f"{path}: not a table of this version ({said}); make it again: snakemake tables") from None
+    return table
 
 
 def _read_run(folder: Path) -> tuple[dict[str, Any], bytes]:

@@ -507,10 +507,15 @@ def read(folder: Path) -> tuple[dict[str, Any], list[Trial]]:
                 kind = type(next(iter(range_.values()))[0])
                 values[key] = float(values[key]) if kind is float and "choices" not in range_ else values[key]
             trials.append(Trial(int(row["trial"]), values, row["state"], measured))
+        if study["study"].count("/") != 3 or study["best_trial"] not in [trial.number for trial in trials]:
+            raise ValueError("no study of four parts, or no best trial")
+        missing = {"batches", "trials", "validation", "objective", "warning"} - set(study)
+        if missing:
+            raise ValueError(f"study.json: no {', '.join(sorted(missing))}")
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}; the study is not over") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder}: not a study that is over: {' '.join(str(error).split())}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        raise DataError(f"{folder}: not a study that is over: {' '.join(str(error).split())[:200]}") from None
     return study, trials
 
 

@@ -455,7 +455,10 @@ def start(folder: Path, *arguments: str, **content: Any) -> subprocess.Popen[str
 
 def results(folder: Path) -> dict[str, bytes]:
     files = [*folder.glob("results/runs/**/rounds.csv"), *folder.glob("results/tables/*.*")]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files if file.name != "costs.csv"}
+    out = {str(file.relative_to(folder)): file.read_bytes() for file in files if file.name != "costs.csv"}
+    for file in folder.glob("results/runs/**/run.json"):
+        out[str(file.relative_to(folder))] = json.loads(file.read_bytes())["result_hash"].encode()
+    return out
 
 
 def recorded(folder: Path) -> dict[Path, int]:
@@ -498,7 +501,7 @@ def test_a_sweep_that_is_killed_ten_times_ends_as_if_never_killed(tmp_path: Path
         finished = now
         going_on += bool(list(killed.glob("results/runs/**/checkpoint.pt")))
         if process.returncode == 0:
-            assert results(killed) == results(whole) and len(results(whole)) == 4 + 5
+            assert results(killed) == results(whole) and len(results(whole)) == 2 * 4 + 5
             assert not list(killed.glob("results/runs/**/checkpoint*"))
             if kills >= 10:
                 break

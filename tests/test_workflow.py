@@ -91,7 +91,17 @@ def results(folder: Path) -> dict[str, bytes]:
         *folder.glob("results/figures/**/*.*"),
     ]
     # Wall times differ from one sweep to the next.
-    return {str(f.relative_to(folder)): f.read_bytes() for f in files if f.stem not in ("costs", "compute_cost")}
+    out = {str(f.relative_to(folder)): f.read_bytes() for f in files if f.stem not in ("costs", "compute_cost")}
+    for file in folder.glob("results/runs/**/run.json"):
+        record = json.loads(file.read_bytes())
+        out[str(file.relative_to(folder))] = f"{record['status']} {record['result_hash']}".encode()
+    return out
+
+
+def order(folder: Path) -> list[str]:
+    """The runs in the order in which they were finished."""
+    files = sorted(folder.glob("results/runs/**/run.json"), key=lambda file: file.stat().st_mtime_ns)
+    return [str(file.relative_to(folder)) for file in files]
 
 
 def test_everything_asked_for_is_made(sweep: Path) -> None:
@@ -119,12 +129,15 @@ def test_everything_asked_for_is_made(sweep: Path) -> None:
         )
 
 
-def test_one_core_gives_the_same_bytes(sweep: Path, tmp_path: Path) -> None:
-    done = snakemake(tmp_path, "tables", "figures", "--cores", "1", "--configfile", write(tmp_path, CONFIG))
+def test_one_core_and_another_order_give_the_same_bytes(sweep: Path, tmp_path: Path) -> None:
+    last = order(sweep)[-2:]  # of the two cores' last runs: those come first now
+    arguments = ["--cores", "1", "--configfile", write(tmp_path, CONFIG), "--prioritize", *last, "--"]
+    done = snakemake(tmp_path, *arguments, "tables", "figures")
     assert done.returncode == 0, done.stderr
+    assert sorted(order(tmp_path)[:2]) == sorted(last)
     assert results(tmp_path) == results(sweep)
     # Tables: rounds, runs, labels; summary and claims in three formats, reference in two, a page of each.
-    assert len(results(sweep)) == 4 + 3 + 2 * 3 + 2 + 3 + 2 * (len(figures.of(CONFIG, "small")) - 1)
+    assert len(results(sweep)) == 2 * 4 + 3 + 2 * 3 + 2 + 3 + 2 * (len(figures.of(CONFIG, "small")) - 1)
 
 
 def test_nothing_is_left_to_do(sweep: Path) -> None:
