@@ -294,9 +294,9 @@ def test_a_file_that_is_no_configuration_is_one_line(
 ) -> None:
     file = tmp_path / "c.yaml"
     file.write_bytes(FILES[name])
-    begun = time.monotonic()
+    begun = time.process_time()
     assert cli.main(["check", str(file)]) == 2
-    assert is_one_line(capsys.readouterr().err, f"flare: {file}: ") and time.monotonic() - begun < 5
+    assert is_one_line(capsys.readouterr().err, f"flare: {file}: ") and time.process_time() - begun < 5
     assert not Path("exploded").exists()
 
 
@@ -344,9 +344,11 @@ def test_snakemake_says_it_in_one_line_and_starts_nothing(how: str, tmp_path: Pa
         "self": "results: &a [*a]\n",
     }[how]
     (tmp_path / "c.yaml").write_text(text)
-    begun = time.monotonic()
+    begun = os.times()
     done = snakemake("--configfile", str(tmp_path / "c.yaml"), folder=tmp_path)
-    assert done.returncode == 2 and time.monotonic() - begun < 10  # 2 s where nothing else runs
+    ended = os.times()
+    used = ended.children_user + ended.children_system - begun.children_user - begun.children_system
+    assert done.returncode == 2 and used < 5
     lines = [
         line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("Using workflow specific")
     ]
