@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import functools
 import itertools
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 
 from flare import algorithms
 from flare.config import ConfigError, check_keep, check_settings, choose
@@ -36,6 +38,8 @@ FIDELITIES = ("paper", "authors")
 ENGINES = ("one-at-a-time", "together")
 HISTORY = ("round", "uplink_bits", "downlink_bits", "train_loss", "test_loss", "test_accuracy")
 _EVALUATION_BATCH = 1000
+# Linear layers of so many weights, or more, are worth a product of their own: their gradient does not fit in a cache.
+_FUSED = 1 << 18
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Pair = tuple[Tensor, Tensor]
@@ -135,7 +139,9 @@ def simulate(
             together = resume["engine"] == ENGINES[1]
         elif together is None:
             together = device.type == "cuda"
-        federation = _Federation(model, clients, test, loss, device, channels_last=not together)
+        federation = _Federation(model, clients, test, loss, device, alone=not together)
+        del model
+        _trim()  # where nobody else holds the model, its weights are not in memory twice
         answering = _answering(len(clients), rounds, available, participants, seed)
 
         server = federation.weights.clone()
@@ -380,6 +386,40 @@ def _answering(
     )
 
 
+def _trim() -> None:
+    """Have glibc return free memory, which is else kept in pieces too small for what comes; elsewhere nothing."""
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim:
+            trim(0)
+
+
+def _linear(module: nn.Linear, inputs: Tensor) -> Tensor:
+    outputs: Tensor = _Linear.apply(inputs, module.weight, module.bias)
+    return outputs
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer whose backward pass adds to the weight's gradient in the product itself.
+
+    autograd forms the product and then adds it: a tensor of the weight's size that is written and read once more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return linear(inputs, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        inputs, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        weight.grad.addmm_(rows.T, inputs.reshape(-1, inputs.shape[-1]))
+        needs_inputs, _, needs_bias = ctx.needs_input_grad
+        return gradient @ weight if needs_inputs else None, None, rows.sum(0) if needs_bias else None
+
+
 class _Federation:
     """The model on flat storage and the data, prepared once: trains a client, evaluates weights."""
 
@@ -391,7 +431,7 @@ class _Federation:
         loss: Loss,
         device: torch.device,
         *,
-        channels_last: bool,
+        alone: bool,
     ) -> None:
         given = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not given:
@@ -412,7 +452,8 @@ class _Federation:
         self.device = device
         self.loss = loss
         # Convolutions on a CPU are a quarter faster on channels-last weights and inputs.
-        self.channels_last = channels_last and device.type == "cpu" and any(p.dim() == 4 for p in given.values())
+        alone = alone and device.type == "cpu"
+        self.channels_last = alone and any(p.dim() == 4 for p in given.values())
         self.layout = Layout.of([(n, p.shape) for n, p in given.items()], channels_last=self.channels_last)
         self.weights = torch.empty(self.layout.numel, dtype=self.dtype, device=device)
         self.velocity = torch.zeros_like(self.weights)
@@ -420,6 +461,9 @@ class _Federation:
         for name, parameter in parameters.items():
             views[name].copy_(given[name].data)
             parameter.data, parameter.grad = views[name], velocities[name]
+        for module in self.model.modules() if alone else ():
+            if type(module) is nn.Linear and module.weight.requires_grad and module.weight.numel() >= _FUSED:
+                module.forward = functools.partial(_linear, module)  # type: ignore[method-assign]
         if not clients:
             raise ConfigError("clients: none; at least one (inputs, targets) pair")
         for number, (inputs, targets) in enumerate(clients):

@@ -302,6 +302,8 @@ def percentile(x: Tensor, t: float) -> float:
         return float(x.abs().kthvalue(rank + 1).values)
     values = x.numpy()
     low, high = _bracket(values, rank, rank)
+    if low == 0 and rank < values.size - int(x.count_nonzero()):
+        return 0.0
     if 0 < low <= high < math.inf:
         # The bits of magnitudes, as whole numbers, are in the same order, and less those of low they tell "between low
         # and high" in one comparison: what is below low wraps round to the greatest numbers.

@@ -7,6 +7,7 @@ One float32 case follows, on data where the oracle itself certifies that every c
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from torch.nn import functional
 
 import flare
 import flare.algorithms
+from flare import simulation
 
 torch.set_num_threads(1)
 
@@ -157,11 +159,29 @@ def test_engine_agrees_with_oracle(s: Setting, participants) -> None:
 
 @pytest.mark.parametrize("model", [Mlp(relu=False), Mlp(double_softmax=True)], ids=["linear", "double_softmax"])
 @pytest.mark.parametrize("method", sorted(OWN_SETTINGS))
-def test_engine_agrees_on_other_networks(method: str, model: Mlp) -> None:
+@pytest.mark.parametrize("least", [1, simulation._FUSED], ids=["fused", "plain"])
+def test_engine_agrees_on_other_networks(method: str, model: Mlp, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulation, "_FUSED", least)  # of so many weights, a layer's gradient is added in its product
     start, clients = problem(seed=2)
     s = replace(BASE, method=method, local_epochs=2, batch_size=5, pull_steps=3)
     seen, history = engine(start, clients, PARTIAL, s, model)
     compare(seen, history, run(model, start, clients, PARTIAL, s), clients, model)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_fused_linear_layer_has_the_gradients_of_the_plain_one(bias: bool) -> None:
+    torch.manual_seed(0)
+    plain, inputs = nn.Linear(3, 4, bias=bias).double(), torch.randn(2, 5, 3).double().requires_grad_()
+    fused = copy.deepcopy(plain)
+    fused.weight.grad = torch.ones(4, 3).double()
+    weights = torch.randn(2, 5, 4).double()
+    (plain(inputs) * weights).sum().backward()
+    wanted, inputs.grad = inputs.grad, None
+    (simulation._linear(fused, inputs) * weights).sum().backward()
+    torch.testing.assert_close(inputs.grad, wanted)
+    torch.testing.assert_close(fused.weight.grad, 1 + plain.weight.grad)
+    if bias:
+        torch.testing.assert_close(fused.bias.grad, plain.bias.grad)
 
 
 @pytest.mark.parametrize("fidelity", ["paper", "authors"])
