@@ -108,7 +108,7 @@ def test_make_help_lists_every_target() -> None:
 def test_ci_runs_every_step_in_order() -> None:
     text = read(".ci/run")
     steps = re.findall(r"^step (.*)$", text, re.MULTILINE)
-    assert steps == ["cluster", "make setup", "make lint", "make test", "make run", "idle_run"]
+    assert steps == ["system_packages", "make setup", "make lint", "make test", "make run", "idle_run"]
     assert "set -euo pipefail" in text
     assert (ROOT / ".ci/run").stat().st_mode & 0o111 == 0o111
 
