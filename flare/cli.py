@@ -31,7 +31,7 @@ _NOT_THE_ARGUMENTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 where some runs or the disk failed, 2 for wrong input, 75 for
-    interrupted.
+    interrupted and saved, 130 for interrupted.
     """
     chosen = _parser().parse_args(arguments)
     try:
@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except checkpoint.Interrupted as signal:
         print(f"flare: {signal}: saved; the same command goes on from there", file=sys.stderr)
         return checkpoint.RESUMABLE
+    except KeyboardInterrupt:  # of what has no checkpoint
+        print("flare: interrupted", file=sys.stderr)
+        return 130
     except ConfigError as error:
         print(f"flare: {error}", file=sys.stderr)
         return 2

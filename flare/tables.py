@@ -44,6 +44,8 @@ TRIALS = (
     *("objective", "result", "best", "lowest", "highest", "importance"),
 )
 
+LABELS = ("experiment", "client", "label", "samples")
+
 _TEXT = (
     "experiment",
     "dataset",
@@ -248,7 +250,7 @@ def read_table(tables: Path, name: str) -> pd.DataFrame:
     """One table of a folder by its name without .csv; DataError where it is missing or is not that table."""
     path = tables / f"{name}.csv"
     columns = {"rounds": ROUNDS, "runs": RUNS, "costs": COSTS, "summary": _summary_columns()}
-    needed = TRIALS if tables.name == "trials" else columns.get(name, ())
+    needed = TRIALS if tables.name == "trials" else LABELS if name.startswith("labels/") else columns.get(name, ())
     # With empty fields, so not int64.
     whole = ("uplink_bits",) if name == "summary" else ("diverged_round", "available")
     try:
@@ -268,9 +270,11 @@ def read_table(tables: Path, name: str) -> pd.DataFrame:
                 raise DataError(f"column {column} has empty fields")
         for keep in table["keep"].unique() if "keep" in needed else ():
             check_keep(keep)
+        if needed is LABELS and (table[["client", "label", "samples"]].isna().any(axis=None) or table.empty):
+            raise DataError("empty fields, or no rows")
     except FileNotFoundError:
         raise DataError(f"{path} is missing; make the tables first: python -m flare tabulate") from None
-    except (ValueError, TypeError) as error:  # also what pandas makes of bytes that are no CSV file
+    except (ValueError, TypeError, OverflowError) as error:  # also what pandas makes of bytes that are no CSV file
         said = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: not a table of this version ({said}); make it again: snakemake tables") from None
     return table

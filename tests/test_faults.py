@@ -1,20 +1,23 @@
 """Faults, one by one: each is a clear error or the treatment that is documented, and nothing is lost.
 
-The listed cases are the ids of the parametrised tests here: NUMBERS (data and models), DISKS, WRITES (every file that
-is written, at every call that can fail), MIXED (old results beside new ones), PICKLES. Other files hold the rest:
-broken configurations, arguments and files in test_fuzz.py, downloads in test_datasets.py, kills in test_checkpoint.py.
+The listed cases are the ids of the parametrised tests here: NUMBERS (data and models), PREPARED (data that is not what
+its data set says), disks, WRITES (every file that a command writes, at every call that can fail), MIXED (old results
+beside new ones), checkpoints that would run code. Other files hold the rest: broken configurations, arguments and files
+in test_fuzz.py, downloads and two fetches at once in test_datasets.py, other kills in test_checkpoint.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import multiprocessing
 import os
 import pickle
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,6 +25,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +37,9 @@ import yaml
 from synthetic import write_run, write_sweep
 from torch import Tensor, nn
 
-from flare import algorithms, checkpoint, cli, config, datasets, figures, record, simulate, tables
+from flare import algorithms, checkpoint, cli, datasets, record, simulate, tables, tuning
 from flare.config import ConfigError, Run, with_defaults
-from flare.datasets import DataError, _fetching
+from flare.datasets import _fetching
 from flare.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -235,6 +239,20 @@ def test_frozen_and_transposed_weights_are_trained_as_any_others() -> None:
     assert torch.equal(model.extra, torch.zeros(2))
 
 
+@pytest.mark.parametrize("fidelity", ["paper", "authors"])
+def test_pulling_for_more_steps_than_a_round_has_is_pulling_in_all(fidelity: str) -> None:
+    # 6 samples in batches of 2, twice: 6 steps. Two clients that have 6 and 4 steps have no common number of them.
+    clients = [pairs()[0], pairs(1, 4)[0]]
+
+    def weights(steps: int | str) -> Tensor:
+        settings = {"tau": 0.05, "pull_steps": steps}
+        _, found = run(clients=clients, settings=settings, fidelity=fidelity)
+        return torch.cat([weight.flatten() for weight in found.values()])
+
+    assert torch.equal(weights(6), weights("all")) and torch.equal(weights(10**6), weights("all"))
+    assert not torch.equal(weights(5), weights("all"))
+
+
 def test_one_entry_per_tensor_is_sent_where_keep_is_tiny() -> None:
     history, _ = run(method="topk", keep=1e-300, rounds=1)
     # 3 x 4 weights and 3 biases: one entry of each, 32 bits and an index of 4 and of 2 bits, from two clients.
@@ -348,6 +366,60 @@ def test_a_file_where_a_folder_is_needed_is_one_line(
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+PREPARED: dict[str, tuple[dict[str, Any], str]] = {
+    "inputs of another shape": ({"inputs": np.zeros((4, 1, 8, 9), np.uint8)}, "inputs are uint8 (4, 1, 8, 9)"),
+    "inputs without channels": ({"inputs": np.zeros((4, 8, 8), np.uint8)}, "inputs are uint8 (4, 8, 8)"),
+    "inputs of another type": ({"inputs": np.zeros((4, 1, 8, 8))}, "inputs are float64"),
+    "no samples": ({"inputs": np.zeros((0, 1, 8, 8), np.uint8), "targets": np.zeros(0, np.int64)}, "(0, 1, 8, 8)"),
+    "fewer targets than inputs": ({"targets": np.zeros(3, np.int64)}, "targets are int64 (3,), expected int64, 4 rows"),
+    "a class that there is not": ({"targets": np.array([0, 1, 2, 10])}, "targets are in 0..10, expected 0..9"),
+    "no targets": ({"targets": None}, "not a data file of this version"),
+    "something else beside": ({"weights": np.zeros(4)}, "not a data file of this version"),
+}
+
+
+@pytest.mark.parametrize("case", PREPARED)
+def test_data_of_the_wrong_shape_is_one_line_and_no_run(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    datasets.fetch("digits", tmp_path)
+    change, words = PREPARED[case]
+    good = {"inputs": np.zeros((4, 1, 8, 8), np.uint8), "targets": np.arange(4)}
+    arrays = {name: array for name, array in (good | change).items() if array is not None}
+    file = tmp_path / "digits/train.npz"
+    np.savez(file, **arrays)
+    manifest = json.loads((tmp_path / "digits/manifest.json").read_bytes())
+    manifest["files"]["train.npz"]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()  # it vouches for it
+    (tmp_path / "digits/manifest.json").write_text(json.dumps(manifest))
+    capsys.readouterr()
+    assert cli.main(arguments(tmp_path / "run", tmp_path)) == 2
+    one_line(capsys, str(file), words)
+    assert not list((tmp_path / "run").glob("r*"))
+
+
+def test_a_download_that_is_interrupted_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytes(range(256)) * 400
+
+    def download(folder: Path, whole: bool = True) -> None:
+        (folder / "play.zip").write_bytes(content if whole else content[:1000])
+        if not whole:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def get(**options: Any) -> tuple[Path, str]:
+        checksum = hashlib.sha256(content).hexdigest()
+        return _fetching.archive(tmp_path, "play.zip", "sha256", checksum, "a test", partial(download, **options))
+
+    child = os.fork()
+    if not child:
+        get(whole=False)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not (tmp_path / "raw").exists()
+    path, source = get()
+    assert source == "a test" and path.read_bytes() == content and get() == (path, "the data folder")
+
+
 # ---- every write ----------------------------------------------------------------------------------------------------
 
 
@@ -399,13 +471,54 @@ def new_figure(folder: Path, data: Path) -> list[str]:
     return ["plot", "accuracy_by_round", *given]
 
 
+SPACE: dict[str, Any] = {"tau": {"log": [0.1, 1.0]}}
+STUDY = tuning.Study(run=tuning.leave_open(RUN, SPACE), space=SPACE, seeds=[7], batches=1, trials=1)
+
+
 def new_proposals(folder: Path, data: Path) -> list[str]:
-    flags = " ".join(RUN.flags().split()).replace("--seed 1 ", "").split()
-    flags = flags[: flags.index("--method-settings")]
-    return ["propose", *flags, "--space", "tau={log: [0.1, 1]}", "--seeds", "7", "--output", f"{folder}/study"]
+    return ["propose", *shlex.split(STUDY.flags(whole=False)), "--output", str(folder / STUDY.name)]
 
 
-WRITES = {made.__name__: made for made in (new_run, new_tables, new_labels, new_verdict, new_figure, new_proposals)}
+def new_study(folder: Path, data: Path) -> list[str]:
+    cli.main(new_proposals(folder, data))
+    values = tuning.read_values(folder / STUDY.name / "batch-0/proposals.json", STUDY.name, 0)
+    (trial,) = STUDY.runs(0, values)
+    train(trial, data=data, output=folder / STUDY.name / STUDY.place(trial), wandb="disabled")
+    return ["tune", *shlex.split(STUDY.flags()), "--output", str(folder / STUDY.name)]
+
+
+def after_study(folder: Path, data: Path) -> str:
+    assert cli.main(new_study(folder, data)) == 0
+    return str(folder / STUDY.name)
+
+
+def new_study_table(folder: Path, data: Path) -> list[str]:
+    return ["tabulate_studies", after_study(folder, data), "--output", str(folder / "studies")]
+
+
+def new_trials_table(folder: Path, data: Path) -> list[str]:
+    return ["gather_trials", after_study(folder, data), "--output", str(folder / "trials.csv")]
+
+
+def new_journal(folder: Path, data: Path) -> list[str]:
+    return ["export_studies", after_study(folder, data), "--output", str(folder / "journal.log")]
+
+
+def new_comparison(folder: Path, data: Path) -> list[str]:
+    train(RUN, data=data, output=folder / "one", wandb="disabled")
+    reference = str(ROOT / "config/reference.csv")
+    return ["compare", str(folder / "one"), "--reference", reference, "--output", str(folder / "comparison")]
+
+
+def new_page(folder: Path, data: Path) -> list[str]:
+    return ["render", str(folder / "tables/summary.md"), "--output", str(folder / "page.html")]
+
+
+MAKERS = (
+    *(new_run, new_tables, new_labels, new_verdict, new_figure, new_proposals),
+    *(new_study, new_study_table, new_trials_table, new_journal, new_comparison, new_page),
+)
+WRITES = {made.__name__: made for made in MAKERS}
 
 
 @pytest.mark.parametrize("name", WRITES)
@@ -427,8 +540,9 @@ def test_wherever_the_disk_is_full_the_old_files_stay_whole(
             code = cli.main(command)
         after = files(tmp_path)
         assert after.keys() == before.keys()  # no temporary file
-        same = {path for path in before if after[path] == before[path]}
-        assert {path for path in before if not path.endswith("run.json")} <= same  # only run.json says how long it took
+        # Only these say how long it took, and when.
+        timed = ("run/run.json", "journal.log")
+        assert all(after[path] == before[path] for path in before if path not in timed)
         json.loads(after.get("run/run.json", b"{}"))
         if code == 0:
             assert full.left >= 0
@@ -436,6 +550,17 @@ def test_wherever_the_disk_is_full_the_old_files_stay_whole(
         assert code == 1
         one_line(capsys, "No space left on device")
     assert number >= 3  # each file: it is opened, written out and gets its name
+
+
+def test_a_study_of_too_few_trials_for_importances_has_its_figure(data: Path, tmp_path: Path) -> None:
+    write_sweep(tmp_path / "results", experiment="e", methods=("flare",), keeps=("5e-2",), seeds=(1,))
+    tables.tabulate([*(tmp_path / "results/runs").glob("*/*/*/*/*")], tmp_path / "tables")
+    (tmp_path / "tables/labels").mkdir()
+    (tmp_path / "tables/labels/e.csv").write_text("experiment,client,label,samples\ne,0,0,1\n")
+    output = ["--output", str(tmp_path / "tables/trials/e.csv")]
+    assert cli.main(["gather_trials", after_study(tmp_path, data), *output]) == 0
+    command = ["plot", "importance", "--experiment", "e", "--tables", f"{tmp_path}/tables", "--output", f"{tmp_path}/i"]
+    assert cli.main(command) == 0 and (tmp_path / "i.pdf").exists()
 
 
 def test_prepared_data_is_whole_wherever_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -739,6 +864,5 @@ def test_two_sweeps_on_one_folder_lose_nothing(tmp_path: Path) -> None:
     assert "Nothing to be done" in done(sweep(tmp_path, content, "results/tables/runs.csv"))
 
 
-def test_there_are_forty_cases_and_more() -> None:
-    assert len(NUMBERS) + len(WRITES) + len(MIXED) >= 40
-    assert np.isfinite(config.check_keep("1e-5") or 0) and figures.names() and DataError is not None
+def test_there_are_forty_listed_cases_and_more() -> None:
+    assert len(NUMBERS) + len(PREPARED) + len(WRITES) + len(MIXED) >= 40

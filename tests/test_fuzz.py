@@ -7,10 +7,11 @@ change each; none of them starts a job, since `check` ends before there is any.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gzip
-import io
+import hashlib
 import json
-import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,15 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from synthetic import write_run
 
-from flare import algorithms, checkpoint, cli, config, datasets, models, simulate, status, tables, tuning
+from flare import algorithms, checkpoint, cli, config, datasets, models, simulate, status, studies, tables, tuning
 from flare.config import ConfigError
 from flare.datasets import DataError, _idx, shakespeare
 
@@ -282,7 +282,7 @@ FILES = {
     "a list of itself": b"experiments: &e [*e]\n",
     "laughs": b"a: &a [x,x,x,x,x,x,x,x,x]\n"
     + b"".join(b"%c: &%c [%s]\n" % (c, c, b",".join([b"*%c" % (c - 1)] * 9)) for c in b"bcdefgh"),
-    "nested": b"[" * 5000,
+    "nested": b"[" * 1500,
     "twice": b"experiments: {}\nexperiments: {}\n",
     "Python": b"experiments: !!python/object/apply:os.mkdir [exploded]\n",
 }
@@ -443,6 +443,7 @@ IDX = bytes((0, 0, 8, 3)) + b"".join(n.to_bytes(4, "big") for n in (2, 3, 4)) + 
 
 @settings(max_examples=150)
 @given(damaged(IDX))
+@example(IDX)
 def test_any_idx_file(content: bytes) -> None:
     try:
         assert _idx.parse(content, "train-images-idx3-ubyte").ndim == 3
@@ -496,7 +497,7 @@ def test_any_prepared_data(name: str, prepared: Path, tmp_path: Path) -> None:
         if name == "train.npz":  # and where the manifest vouches for it
             manifest = json.loads((file.parent / "manifest.json").read_bytes())
             vouched = copy.deepcopy(manifest)
-            vouched["files"][name]["sha256"] = __import__("hashlib").sha256(content).hexdigest()
+            vouched["files"][name]["sha256"] = hashlib.sha256(content).hexdigest()
             (file.parent / "manifest.json").write_text(json.dumps(vouched))
             try:
                 datasets.load("digits", prepared, "train")
@@ -549,6 +550,65 @@ def test_any_value_in_run_json(tmp_path: Path) -> None:
         (folder / "run.json").write_text(json.dumps(whole))
         with pytest.raises(DataError, match=r"run\.json"):
             tables.tabulate([folder], tmp_path / "tables")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables, a study that is over, and a run as the engine records it."""
+    folder = tmp_path_factory.mktemp("finished")
+    tables.tabulate([write_run(folder, experiment="fashion-fc", seed=seed) for seed in (1, 2, 3)], folder / "tables")
+    content = copy.deepcopy(GOOD)
+    experiment = content["experiments"]["fashion-fc"]
+    experiment["methods"] = {"flare": {"tau": {"log": [1e-3, 1]}}}
+    experiment["tuning"] = {"seeds": [97], "trials": 4, "batches": 1}
+    study = tuning.studies(content)[0]
+    trials = [tuning.Trial(n, {"tau": 0.1 / (n + 1)}, "complete", {97: 0.5 + n / 10}) for n in range(4)]
+    tuning.conclude(study, folder / "study", trials)
+    studies.tabulate([folder / "study"], folder / "tables/studies")
+    run = config.with_defaults(config.runs(GOOD)[0])
+    record = {name: getattr(run, name) for name in tables.CELL} | {"parameters": 10, "config": dataclasses.asdict(run)}
+    (folder / "run").mkdir()
+    (folder / "run/run.json").write_text(json.dumps(record | {"status": "finished", "final_accuracy": 0.5}))
+    shutil.copy(ROOT / "config/reference.csv", folder)
+    return folder
+
+
+READERS: dict[str, tuple[str, ...]] = {
+    "tables/summary.csv": ("show", "."),
+    "tables/studies.csv": ("show", "."),
+    "tables/runs.csv": ("judge", "--tables", "tables"),
+    "study/study.json": ("tabulate_studies", "study", "--output", "out/studies"),
+    "study/trials.csv": ("gather_trials", "study", "--output", "out/trials.csv"),
+    "run/run.json": ("compare", "run", "--reference", "reference.csv", "--output", "out/compared"),
+    "reference.csv": ("compare", "run", "--reference", "reference.csv", "--output", "out/compared"),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_any_file_that_a_command_reads(
+    name: str, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished)
+    whole = Path(name).read_bytes()
+    assert cli.main(READERS[name]) == 0
+    refused = 0
+    header = whole.split(b"\n")[0] + b"\n"
+
+    @settings(max_examples=40)
+    @given(st.one_of(damaged(whole), st.sampled_from([b"", b"[]", b"{}", b"3", b"null", b"a,b\n1,2\n", header])))
+    def attempt(content: bytes) -> None:
+        nonlocal refused
+        Path(name).write_bytes(content)
+        capsys.readouterr()
+        code = cli.main(READERS[name])
+        assert code == 0 or (code == 2 and is_one_line(capsys.readouterr().err, "flare: "))
+        refused += code == 2
+
+    try:
+        attempt()
+    finally:
+        Path(name).write_bytes(whole)
+    assert refused >= 5
 
 
 def test_any_record_is_some_state(tmp_path: Path) -> None:
@@ -621,4 +681,3 @@ def test_every_name_that_exists_is_loaded_and_no_other() -> None:
             with pytest.raises(ConfigError) as caught:
                 module.load(wrong)
             assert is_one_line(str(caught.value))
-    assert np.array_equal(_idx.parse(IDX, "x-idx3").ravel(), range(24)) and os.sep == "/" and io.SEEK_SET == 0

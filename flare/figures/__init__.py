@@ -115,10 +115,14 @@ def save(name: str, tables: Path, experiment: str, output: Path) -> None:
     Each file is whole or absent, and the same bytes for the same tables. Raises ConfigError for an unknown figure or
     experiment, DataError where the tables are missing.
     """
+    from flare.datasets import DataError
     from flare.figures import _style
     from flare.tables import read
 
-    figure = draw(name, read(Path(tables), experiment))
+    of_experiment = read(Path(tables), experiment)
+    if _constant(name, "NEEDS", None) == "staleness" and "staleness_mean" not in of_experiment["rounds"]:
+        raise DataError(f"{tables}/rounds.csv: no column staleness_mean; {experiment} was run without staleness: true")
+    figure = draw(name, of_experiment)
     for format_, metadata in _METADATA.items():
         buffer = io.BytesIO()
         with _style.paper():

@@ -253,7 +253,7 @@ def finish(figure: Figure, groups: Iterable[Sequence[Line2D]], runs: pd.DataFram
     if (runs["status"] == "diverged").any():
         entries[0].append(handle(label="diverged run", **cross("#404040")))
     renderer = FigureCanvasAgg(figure).get_renderer()
-    for columns in range(max(map(len, entries)), 0, -1):
+    for columns in range(max(map(len, entries), default=0), 0, -1):
         rows = [group[start : start + columns] for group in entries for start in range(0, len(group), columns)]
         padded = [[*row, *(handle(label=" ", linestyle="none") for _ in range(columns - len(row)))] for row in rows]
         # A legend is filled column by column.

@@ -37,8 +37,11 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
         )
         for method, setting, share in zip(cell["method"], cell["setting"], cell["importance"], strict=True):
             ax.plot(share, rows.index((method, setting)), color=looks[method]["color"], alpha=0.8, **look)
+    if not rows:
+        said = "no study with four complete trials that differ"
+        ax.text(0.5, 0.5, said, fontsize=7, ha="center", va="center", transform=ax.transAxes)
     ax.set_xlim(-0.03, 1.03)
-    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     ax.set_yticks(range(len(rows)), [f"{looks[method]['label']}: {setting}" for method, setting in rows])
     ax.set_xlabel("share in the objective's variance")
     ax.set_ylabel("setting")
