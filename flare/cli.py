@@ -204,7 +204,9 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(command=_export_studies)
 
     show = commands.add_parser("show", help="print the summary table, and what tuning found")
-    show.add_argument("results", nargs="?", type=Path, default=Path("results"))
+    show.add_argument(
+        "results", nargs="?", type=Path, default=Path("results"), help="their folder, or the sweep's configuration"
+    )
     show.set_defaults(command=_show)
 
     render = commands.add_parser("render", help="show a table in Markdown as a page")
@@ -240,8 +242,9 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser(
         "verify", help="repeat a random sample of the finished runs and compare what they give"
     )
-    verify.add_argument("--results", type=Path, default=Path("results"), help="folder of the results")
-    verify.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
+    verify.add_argument("--config", type=Path, help="the sweep's configuration, which says where both folders are")
+    verify.add_argument("--results", type=Path, help="folder of the results (default: results)")
+    verify.add_argument("--data", type=Path, help="folder of the data sets (default: data)")
     verify.add_argument("--sample", type=_whole(), default=3, help="how many (default: 3)")
     verify.add_argument("--seed", type=_seed, default=0, help="of the sample (default: 0)")
     verify.set_defaults(command=_verify)
@@ -446,10 +449,13 @@ def _status(chosen: argparse.Namespace) -> None:
 def _show(chosen: argparse.Namespace) -> None:
     from flare import studies, tables
 
-    print(tables.show(chosen.results / "tables"))
-    if (tuned := chosen.results / "tables/studies.csv").exists():
+    results = chosen.results
+    if results.is_file():
+        results = Path(configuration.load(results).get("results", "results"))
+    print(tables.show(results / "tables"))
+    if (tuned := results / "tables/studies.csv").exists():
         print(f"\nTuned, on samples held out from the clients' own:\n{studies.show(tuned)}")
-    print(f"\nTables:  {chosen.results / 'tables'}\nFigures: {chosen.results / 'figures'}")
+    print(f"\nTables:  {results / 'tables'}\nFigures: {results / 'figures'}")
 
 
 def _render(chosen: argparse.Namespace) -> None:
@@ -485,7 +491,10 @@ def _plan(chosen: argparse.Namespace) -> None:
 def _verify(chosen: argparse.Namespace) -> bool:
     from flare import verify
 
-    return not verify.verify(chosen.results, chosen.data, chosen.sample, chosen.seed)
+    config = configuration.load(chosen.config) if chosen.config else {}
+    results = chosen.results or Path(config.get("results", "results"))
+    data = chosen.data or Path(config.get("data", "data"))
+    return not verify.verify(results, data, chosen.sample, chosen.seed)
 
 
 def _check(chosen: argparse.Namespace) -> None:
