@@ -46,9 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"flare: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a file or a folder of the arguments, or a disk
-        where = f"{error.filename}: " if error.filename else ""
+        named = error.filename2 or error.filename  # the second is the name that a finished file was to get
+        where = f"{named}: " if named else ""
         print(f"flare: {where}{error.strerror or error}", file=sys.stderr)
         return 1 if error.errno in _NOT_THE_ARGUMENTS else 2
+    except (MemoryError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        if not isinstance(error, MemoryError) and "allocate" not in said:  # torch's, of a CPU and of a GPU
+            raise
+        print(f"flare: not enough memory: {said[-200:]}", file=sys.stderr)
+        return 1
     except ValueError as error:
         from flare.datasets import DataError
 
@@ -103,6 +110,13 @@ def _share(text: str) -> float:
     if not 0 < number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed; a number above 0 and below 1")
     return number
+
+
+def _name(text: str) -> str:
+    """Reads the name of an experiment."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; letters, digits, '_', '.' and '-', at most 64")
+    return text
 
 
 def _device(text: str) -> str:
@@ -169,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
 
     count = commands.add_parser("count_labels", help="count the samples of each class that each client holds")
     kinds: dict[str, Callable[[str], Any]]
-    kinds = {"experiment": str, "dataset": str, "clients": _whole(1, 10**6), "seed": _seed}
+    kinds = {"experiment": _name, "dataset": str, "clients": _whole(1, 10**6), "seed": _seed}
     for name, kind in kinds.items():
         count.add_argument(f"--{name}", type=kind, required=True)
     count.add_argument("--partition", nargs="*", metavar="KEY=VALUE", type=_pair, default=[])
@@ -318,9 +332,11 @@ def _train(chosen: argparse.Namespace) -> bool:
     if len(folders) == 1 and "seed" in given:
         seeds = [given["seed"]]
     else:
-        named = [re.fullmatch(r"seed-(\d+)", folder.name) for folder in folders]
-        if "seed" in given or not all(named):
-            raise ConfigError("--output: several folders, or one without --seed, must be called seed-N, and no --seed")
+        named = [re.fullmatch(r"seed-(0|[1-9][0-9]*)", folder.name) for folder in folders]
+        if "seed" in given or not all(named) or len({folder.absolute() for folder in folders}) < len(folders):
+            raise ConfigError(
+                "--output: several folders, or one without --seed, must be called seed-N, each once, and no --seed"
+            )
         seeds = [int(name[1]) for name in named if name]
     runs = []
     for seed in seeds:

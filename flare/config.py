@@ -434,3 +434,16 @@ def check_run(run: Run) -> None:
         "methods": {run.method: dict(run.method_settings)},
     }
     check({"experiments": {run.experiment: experiment}}, "train")
+    from flare import algorithms
+
+    method = algorithms.load(run.method)
+    if method.dense and check_keep(run.keep) is not None:
+        raise ConfigError(f"train: keep: {run.keep!r} is not allowed; 'dense', as {run.method} sends everything")
+    if (run.trial is None) != (run.validation is None):
+        raise ConfigError("train: trial, validation: one without the other; a trial is measured on held-out samples")
+    own = {field.name: field.default for field in dataclasses.fields(method.settings)} | dict(run.method_settings)
+    own |= {name: getattr(run, name) for name in OVERRIDES}
+    for key, value in run.tuned.items():
+        choose("train: tuned", key, own)
+        if value != own[key]:
+            raise ConfigError(f"train: tuned: {key}: {shown(value)} is not allowed; the run's value, {shown(own[key])}")

@@ -206,6 +206,10 @@ NUMBERS: dict[str, Case] = {
     ),
     "a learning rate that is NaN": (lambda: run(learning_rate=math.nan), refused("learning_rate, momentum: nan")),
     "a learning rate that is infinite": (lambda: run(learning_rate=math.inf), has_diverged),
+    "a part that the model does not have": (
+        lambda: run(settings={"not_pulled": "embedding"}),
+        refused("not_pulled: 'embedding' is not allowed; none, or a part of the model: weight, bias"),
+    ),
     "keep that is NaN": (lambda: run(keep=math.nan), refused("keep: nan is out of range")),
 }
 
@@ -218,6 +222,30 @@ def test_numbers(case: str) -> None:
     except ConfigError as error:
         outcome = error
     check(outcome)
+
+
+ENDS: dict[str, tuple[BaseException, int, str]] = {
+    "no memory": (MemoryError(), 1, "flare: not enough memory: "),
+    "torch finds no memory": (RuntimeError("can't allocate memory: you\ntried"), 1, "flare: not enough memory: can't"),
+    "interrupted where nothing is saved": (KeyboardInterrupt(), 130, "flare: interrupted"),
+    "a file that cannot get its name": (
+        IsADirectoryError(errno.EISDIR, "Is a directory", ".o.1", None, "o"),
+        2,
+        "flare: o: Is a directory",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_ends_of_a_command(case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    error, code, words = ENDS[case]
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(datasets, "fetch", fail)
+    assert cli.main(["fetch", "--dataset", "digits"]) == code
+    one_line(capsys, words)
 
 
 @pytest.mark.parametrize("method", METHODS)
