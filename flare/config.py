@@ -334,6 +334,9 @@ def _check_experiment(where: str, experiment: Mapping[str, Any]) -> None:
         if hasattr(source, "VOCABULARY") and isinstance(scheme, partition.Dirichlet | partition.Shards):
             given = experiment["partition"]["scheme"]
             raise ConfigError(f"partition: scheme: {given!r} is not allowed for text; contiguous or natural")
+        if isinstance(scheme, partition.Natural) and not getattr(source, "NATURAL", False):
+            allowed = "contiguous, dirichlet or shards, as the data set has no clients of its own"
+            raise ConfigError(f"partition: scheme: 'natural' is not allowed; {allowed}")
         if isinstance(scheme, partition.Shards) and scheme.classes_per_client > source.CLASSES:
             given, most = scheme.classes_per_client, f"at most {source.CLASSES}, the data set's classes"
             raise ConfigError(f"partition: shards: classes_per_client: {given} is not allowed; {most}")

@@ -813,7 +813,7 @@ def test_nothing_of_ours_unpickles() -> None:
 
 SWEEP = {
     "wandb": {"mode": "disabled"},
-    "results": "résultats 1",
+    "results": "./résultats 1/",
     "experiments": {
         "small": {
             "dataset": "digits",
@@ -866,6 +866,7 @@ def test_two_sweeps_in_folders_with_spaces_and_other_letters_links_and_old_resul
     said = done(sweep(folder, SWEEP, table), 1)
     assert "LockException" in said and first.poll() is None
     said = done(first)
+    assert "double '/'" not in said and "starts with './'" not in said
     runs = tmp_path / "elsewhere é/runs/small/flare/keep-5e-2/epochs-1"
     rounds = {path.parent.name: path.read_bytes() for path in runs.glob("*/rounds.csv")}
     assert set(rounds) == {"seed-1", "seed-2"} and (folder / "résultats 1").is_symlink(), said

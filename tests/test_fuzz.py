@@ -186,6 +186,7 @@ def broken(draw: st.DrawFn) -> Any:
                     {"tuning": {"seeds": [9], "validation": float("nan")}},
                     {"partition": {"scheme": "shards", "classes_per_client": 11}},
                     {"partition": {"scheme": "dirichlet", "alpha": 0}},
+                    {"partition": {"scheme": "natural"}},
                     {"dataset": "shakespeare", "model": "gru", "model_settings": {}, "partition": {"scheme": "shards"}},
                     {"model": "gru", "model_settings": {}},
                     {"model": "vgg11", "model_settings": {}},
