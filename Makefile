@@ -28,7 +28,7 @@ check: setup ## check CONFIG and say how many runs it asks for; run nothing
 
 run: check ## run the sweep of CONFIG on CORES cores, then show its tables and figures
 	$(IN) snakemake --cores $(CORES) --configfile "$(CONFIG)" $(ARGS)
-	@$(IN) python -m flare show
+	@$(IN) python -m flare show "$(CONFIG)"
 
 report: check ## run it, and write results/report.html: all of it as one page
 	$(IN) snakemake report --cores $(CORES) --configfile "$(CONFIG)" $(ARGS)
@@ -36,8 +36,8 @@ report: check ## run it, and write results/report.html: all of it as one page
 paper-dry: setup ## plan the paper's full sweep; run nothing
 	$(IN) snakemake --dry-run --quiet --configfile config/paper.yaml $(ARGS)
 
-verify: setup ## repeat SAMPLE random finished runs; they must give the same bits (ARGS=--seed 1: others)
-	$(IN) python -m flare verify --sample $(SAMPLE) $(ARGS)
+verify: check ## repeat SAMPLE random finished runs; they must give the same bits (ARGS=--seed 1: others)
+	$(IN) python -m flare verify --config "$(CONFIG)" --sample $(SAMPLE) $(ARGS)
 
 # All tests together reach at least 95 % of the lines; some of them, as ARGS says, need not.
 test: setup ## run the tests (ARGS: pytest's, as ARGS="-m 'not workflow'")

@@ -46,9 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"flare: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a file or a folder of the arguments, or a disk
-        where = f"{error.filename}: " if error.filename else ""
+        named = error.filename2 or error.filename  # the second is the name that a finished file was to get
+        where = f"{named}: " if named else ""
         print(f"flare: {where}{error.strerror or error}", file=sys.stderr)
         return 1 if error.errno in _NOT_THE_ARGUMENTS else 2
+    except (MemoryError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        if not isinstance(error, MemoryError) and "allocate" not in said:  # torch's, of a CPU and of a GPU
+            raise
+        print(f"flare: not enough memory: {said[-200:]}", file=sys.stderr)
+        return 1
     except ValueError as error:
         from flare.datasets import DataError
 
@@ -103,6 +110,13 @@ def _share(text: str) -> float:
     if not 0 < number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed; a number above 0 and below 1")
     return number
+
+
+def _name(text: str) -> str:
+    """Reads the name of an experiment."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; letters, digits, '_', '.' and '-', at most 64")
+    return text
 
 
 def _device(text: str) -> str:
@@ -169,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
 
     count = commands.add_parser("count_labels", help="count the samples of each class that each client holds")
     kinds: dict[str, Callable[[str], Any]]
-    kinds = {"experiment": str, "dataset": str, "clients": _whole(1, 10**6), "seed": _seed}
+    kinds = {"experiment": _name, "dataset": str, "clients": _whole(1, 10**6), "seed": _seed}
     for name, kind in kinds.items():
         count.add_argument(f"--{name}", type=kind, required=True)
     count.add_argument("--partition", nargs="*", metavar="KEY=VALUE", type=_pair, default=[])
@@ -204,7 +218,9 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(command=_export_studies)
 
     show = commands.add_parser("show", help="print the summary table, and what tuning found")
-    show.add_argument("results", nargs="?", type=Path, default=Path("results"))
+    show.add_argument(
+        "results", nargs="?", type=Path, default=Path("results"), help="their folder, or the sweep's configuration"
+    )
     show.set_defaults(command=_show)
 
     render = commands.add_parser("render", help="show a table in Markdown as a page")
@@ -240,8 +256,9 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser(
         "verify", help="repeat a random sample of the finished runs and compare what they give"
     )
-    verify.add_argument("--results", type=Path, default=Path("results"), help="folder of the results")
-    verify.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
+    verify.add_argument("--config", type=Path, help="the sweep's configuration, which says where both folders are")
+    verify.add_argument("--results", type=Path, help="folder of the results (default: results)")
+    verify.add_argument("--data", type=Path, help="folder of the data sets (default: data)")
     verify.add_argument("--sample", type=_whole(), default=3, help="how many (default: 3)")
     verify.add_argument("--seed", type=_seed, default=0, help="of the sample (default: 0)")
     verify.set_defaults(command=_verify)
@@ -315,9 +332,11 @@ def _train(chosen: argparse.Namespace) -> bool:
     if len(folders) == 1 and "seed" in given:
         seeds = [given["seed"]]
     else:
-        named = [re.fullmatch(r"seed-(\d+)", folder.name) for folder in folders]
-        if "seed" in given or not all(named):
-            raise ConfigError("--output: several folders, or one without --seed, must be called seed-N, and no --seed")
+        named = [re.fullmatch(r"seed-(0|[1-9][0-9]*)", folder.name) for folder in folders]
+        if "seed" in given or not all(named) or len({folder.absolute() for folder in folders}) < len(folders):
+            raise ConfigError(
+                "--output: several folders, or one without --seed, must be called seed-N, each once, and no --seed"
+            )
         seeds = [int(name[1]) for name in named if name]
     runs = []
     for seed in seeds:
@@ -446,10 +465,13 @@ def _status(chosen: argparse.Namespace) -> None:
 def _show(chosen: argparse.Namespace) -> None:
     from flare import studies, tables
 
-    print(tables.show(chosen.results / "tables"))
-    if (tuned := chosen.results / "tables/studies.csv").exists():
+    results = chosen.results
+    if results.is_file():
+        results = Path(configuration.load(results).get("results", "results"))
+    print(tables.show(results / "tables"))
+    if (tuned := results / "tables/studies.csv").exists():
         print(f"\nTuned, on samples held out from the clients' own:\n{studies.show(tuned)}")
-    print(f"\nTables:  {chosen.results / 'tables'}\nFigures: {chosen.results / 'figures'}")
+    print(f"\nTables:  {results / 'tables'}\nFigures: {results / 'figures'}")
 
 
 def _render(chosen: argparse.Namespace) -> None:
@@ -485,7 +507,10 @@ def _plan(chosen: argparse.Namespace) -> None:
 def _verify(chosen: argparse.Namespace) -> bool:
     from flare import verify
 
-    return not verify.verify(chosen.results, chosen.data, chosen.sample, chosen.seed)
+    config = configuration.load(chosen.config) if chosen.config else {}
+    results = chosen.results or Path(config.get("results", "results"))
+    data = chosen.data or Path(config.get("data", "data"))
+    return not verify.verify(results, data, chosen.sample, chosen.seed)
 
 
 def _check(chosen: argparse.Namespace) -> None:

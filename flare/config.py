@@ -334,6 +334,9 @@ def _check_experiment(where: str, experiment: Mapping[str, Any]) -> None:
         if hasattr(source, "VOCABULARY") and isinstance(scheme, partition.Dirichlet | partition.Shards):
             given = experiment["partition"]["scheme"]
             raise ConfigError(f"partition: scheme: {given!r} is not allowed for text; contiguous or natural")
+        if isinstance(scheme, partition.Natural) and not getattr(source, "NATURAL", False):
+            allowed = "contiguous, dirichlet or shards, as the data set has no clients of its own"
+            raise ConfigError(f"partition: scheme: 'natural' is not allowed; {allowed}")
         if isinstance(scheme, partition.Shards) and scheme.classes_per_client > source.CLASSES:
             given, most = scheme.classes_per_client, f"at most {source.CLASSES}, the data set's classes"
             raise ConfigError(f"partition: shards: classes_per_client: {given} is not allowed; {most}")
@@ -434,3 +437,16 @@ def check_run(run: Run) -> None:
         "methods": {run.method: dict(run.method_settings)},
     }
     check({"experiments": {run.experiment: experiment}}, "train")
+    from flare import algorithms
+
+    method = algorithms.load(run.method)
+    if method.dense and check_keep(run.keep) is not None:
+        raise ConfigError(f"train: keep: {run.keep!r} is not allowed; 'dense', as {run.method} sends everything")
+    if (run.trial is None) != (run.validation is None):
+        raise ConfigError("train: trial, validation: one without the other; a trial is measured on held-out samples")
+    own = {field.name: field.default for field in dataclasses.fields(method.settings)} | dict(run.method_settings)
+    own |= {name: getattr(run, name) for name in OVERRIDES}
+    for key, value in run.tuned.items():
+        choose("train: tuned", key, own)
+        if value != own[key]:
+            raise ConfigError(f"train: tuned: {key}: {shown(value)} is not allowed; the run's value, {shown(own[key])}")

@@ -206,6 +206,10 @@ NUMBERS: dict[str, Case] = {
     ),
     "a learning rate that is NaN": (lambda: run(learning_rate=math.nan), refused("learning_rate, momentum: nan")),
     "a learning rate that is infinite": (lambda: run(learning_rate=math.inf), has_diverged),
+    "a part that the model does not have": (
+        lambda: run(settings={"not_pulled": "embedding"}),
+        refused("not_pulled: 'embedding' is not allowed; none, or a part of the model: weight, bias"),
+    ),
     "keep that is NaN": (lambda: run(keep=math.nan), refused("keep: nan is out of range")),
 }
 
@@ -218,6 +222,30 @@ def test_numbers(case: str) -> None:
     except ConfigError as error:
         outcome = error
     check(outcome)
+
+
+ENDS: dict[str, tuple[BaseException, int, str]] = {
+    "no memory": (MemoryError(), 1, "flare: not enough memory: "),
+    "torch finds no memory": (RuntimeError("can't allocate memory: you\ntried"), 1, "flare: not enough memory: can't"),
+    "interrupted where nothing is saved": (KeyboardInterrupt(), 130, "flare: interrupted"),
+    "a file that cannot get its name": (
+        IsADirectoryError(errno.EISDIR, "Is a directory", ".o.1", None, "o"),
+        2,
+        "flare: o: Is a directory",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_ends_of_a_command(case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    error, code, words = ENDS[case]
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(datasets, "fetch", fail)
+    assert cli.main(["fetch", "--dataset", "digits"]) == code
+    one_line(capsys, words)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -785,7 +813,7 @@ def test_nothing_of_ours_unpickles() -> None:
 
 SWEEP = {
     "wandb": {"mode": "disabled"},
-    "results": "résultats 1",
+    "results": "./résultats 1/",
     "experiments": {
         "small": {
             "dataset": "digits",
@@ -793,8 +821,8 @@ SWEEP = {
             "model_settings": {"width": 8, "hidden_layers": 1},
             "clients": 3,
             "partition": {"scheme": "contiguous", "samples_per_client": 60},
-            "rounds": 4,
-            "evaluate_every": 2,
+            "rounds": 400,
+            "evaluate_every": 200,
             "batch_size": 20,
             "learning_rate": 0.1,
             "keep": ["5e-2"],
@@ -824,7 +852,7 @@ def done(process: subprocess.Popen[str], code: int = 0) -> str:
 
 
 @pytest.mark.workflow
-def test_folders_with_spaces_and_other_letters_links_and_old_results(tmp_path: Path) -> None:
+def test_two_sweeps_in_folders_with_spaces_and_other_letters_links_and_old_results(tmp_path: Path) -> None:
     folder = tmp_path / "a b ü"
     folder.mkdir()
     (tmp_path / "elsewhere é").mkdir()
@@ -832,11 +860,19 @@ def test_folders_with_spaces_and_other_letters_links_and_old_results(tmp_path: P
     table = "résultats 1/tables/runs.csv"
     shuffled = ["résultats 1/runs/small/flare/keep-5e-2/epochs-1/seed-2/run.json", table]
     first = sweep(folder, SWEEP, *shuffled)
+    begun = time.monotonic()
+    while not list((folder / ".snakemake/locks").glob("*.lock")) and time.monotonic() < begun + 60:
+        time.sleep(0.05)
+    said = done(sweep(folder, SWEEP, table), 1)
+    assert "LockException" in said and first.poll() is None
     said = done(first)
+    assert "double '/'" not in said and "starts with './'" not in said
     runs = tmp_path / "elsewhere é/runs/small/flare/keep-5e-2/epochs-1"
     rounds = {path.parent.name: path.read_bytes() for path in runs.glob("*/rounds.csv")}
     assert set(rounds) == {"seed-1", "seed-2"} and (folder / "résultats 1").is_symlink(), said
     assert json.loads((runs / "seed-1/run.json").read_bytes())["config"]["method_settings"]["tau"] == 1e-5
+    assert len(pd.read_csv(folder / table)) == 2
+    assert "Nothing to be done" in done(sweep(folder, SWEEP, table))
 
     # Snakemake has forgotten how they were made, and the configuration is another one by now.
     shutil.rmtree(folder / ".snakemake")
@@ -847,21 +883,6 @@ def test_folders_with_spaces_and_other_letters_links_and_old_results(tmp_path: P
     assert "made with other settings than the configuration's" in said
     assert not (folder / table).exists()
     assert {path.parent.name: path.read_bytes() for path in runs.glob("*/rounds.csv")} == rounds
-
-
-@pytest.mark.workflow
-def test_two_sweeps_on_one_folder_lose_nothing(tmp_path: Path) -> None:
-    content = json.loads(json.dumps(SWEEP)) | {"results": "results"}
-    content["experiments"]["small"]["rounds"] = 400
-    first = sweep(tmp_path, content, "results/tables/runs.csv")
-    begun = time.monotonic()
-    while not list((tmp_path / ".snakemake/locks").glob("*.lock")) and time.monotonic() < begun + 60:
-        time.sleep(0.05)
-    said = done(sweep(tmp_path, content, "results/tables/runs.csv"), 1)
-    assert "LockException" in said and first.poll() is None
-    done(first)
-    assert len(pd.read_csv(tmp_path / "results/tables/runs.csv")) == 2
-    assert "Nothing to be done" in done(sweep(tmp_path, content, "results/tables/runs.csv"))
 
 
 def test_there_are_forty_listed_cases_and_more() -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -185,6 +186,7 @@ def broken(draw: st.DrawFn) -> Any:
                     {"tuning": {"seeds": [9], "validation": float("nan")}},
                     {"partition": {"scheme": "shards", "classes_per_client": 11}},
                     {"partition": {"scheme": "dirichlet", "alpha": 0}},
+                    {"partition": {"scheme": "natural"}},
                     {"dataset": "shakespeare", "model": "gru", "model_settings": {}, "partition": {"scheme": "shards"}},
                     {"model": "gru", "model_settings": {}},
                     {"model": "vgg11", "model_settings": {}},
@@ -397,6 +399,10 @@ BAD_ARGUMENTS = [
         for flag in ("keep 2", "available 3", "method flair", "method-settings taw=1", "rounds 0", "output o p")
     ),
     *(f"{TRAIN} --{flag}" for flag in ("experiment a;b", "experiment ../a", "model-settings width=.nan", "pad-to 7")),
+    *(f"{TRAIN} --{flag}" for flag in ("trial 3", "validation 0.2", "tuned foo=3", "tuned tau=3", "method fedavg")),
+    TRAIN.replace("--seed 1 ", "").replace("--output o", "--output seed-1 seed-1"),
+    TRAIN.replace("--seed 1 ", "").replace("--output o", "--output seed-01"),
+    "count_labels --experiment a,b --dataset digits --clients 2 --seed 1 --output o",
     *(f"{STUDY} --space {space}" for space in ("tau=3", "tau={log:[0,1]}", "taw={log:[1,2]}", "tau", "tau={log:[1,")),
     *(
         f"{STUDY} --space tau={{log:[1,2]}} --{flag}"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flare import cli, datasets
 from flare.config import Run, with_defaults
@@ -83,6 +84,19 @@ def test_a_run_that_was_tampered_with_is_named(tampered: str, sweep: Path, capsy
     }
     line = next(line for line in said.splitlines() if line.startswith(f"{RUNS[2].folder}: other"))
     assert why[tampered] in line and "torch 1.0 then, " in line
+
+
+def test_a_configuration_says_where_the_folders_are(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = sweep / "c.yaml"
+    content = yaml.safe_load((Path(__file__).parents[1] / "config/config.yaml").read_text())
+    file.write_text(yaml.safe_dump(content | {"results": f"{sweep}/results", "data": f"{sweep}/data"}))
+    assert cli.main(["verify", "--config", str(file), "--sample", "1"]) == 0
+    assert "1 of 4 runs repeated; different: none" in capsys.readouterr().out
+    runs = [str(sweep / "results/runs" / run.folder) for run in RUNS]
+    assert cli.main(["tabulate", *runs, "--output", f"{sweep}/results/tables"]) == 0
+    capsys.readouterr()
+    assert cli.main(["show", str(file)]) == 0
+    assert f"Tables:  {sweep}/results/tables" in capsys.readouterr().out
 
 
 def test_the_sample_is_of_the_seed(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flare.algorithms import Method, error_feedback
-from flare.config import setting
+from flare.config import ConfigError, setting
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ def pull(round, start, state, settings, layout):
     strength = settings.tau / settings.tau_decay ** (round + 1)
 
     pulled = [not name.startswith(f"{settings.not_pulled}.") for name in layout.names]
+    if all(pulled) and settings.not_pulled != "none":
+        parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in layout.names))
+        raise ConfigError(f"not_pulled: {settings.not_pulled!r} is not allowed; none, or a part of the model: {parts}")
 
     def add(gradient, weights):
         for tensor, part in layout.blocks(weights):

