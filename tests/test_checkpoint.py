@@ -474,6 +474,7 @@ def recorded(folder: Path) -> dict[Path, int]:
 
 
 @pytest.mark.workflow
+@pytest.mark.timeout(900)  # a minute and a half where nothing else runs
 def test_a_sweep_that_is_killed_ten_times_ends_as_if_never_killed(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed 0"
     whole.mkdir()

@@ -415,7 +415,7 @@ def test_data_of_the_wrong_shape_is_one_line_and_no_run(
     datasets.fetch("digits", tmp_path)
     change, words = PREPARED[case]
     good = {"inputs": np.zeros((4, 1, 8, 8), np.uint8), "targets": np.arange(4)}
-    arrays = {name: array for name, array in (good | change).items() if array is not None}
+    arrays: dict[str, Any] = {name: array for name, array in (good | change).items() if array is not None}
     file = tmp_path / "digits/train.npz"
     np.savez(file, **arrays)
     manifest = json.loads((tmp_path / "digits/manifest.json").read_bytes())
@@ -680,6 +680,7 @@ def check_whole(folder: Path, expected: dict[str, bytes]) -> set[str]:
     return found
 
 
+@pytest.mark.timeout(900)  # 45 s where nothing else runs
 def test_fifty_kills_on_a_slow_disk_lose_nothing(data: Path, tmp_path: Path) -> None:
     def start(folder: Path) -> Any:
         process = PROCESSES.Process(target=slow_sweep, args=(folder, data))
