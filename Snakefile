@@ -4,6 +4,7 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
+include: "workflow/rules/slurm.smk"
 include: "workflow/rules/check.smk"
 
 
@@ -68,4 +69,5 @@ rule tables:
 
 rule figures:
     input:
+        rules.tabulate.output,
         figures_at_hand,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -76,6 +77,13 @@ def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
     raise TimeoutError(what)
 
 
+def requeue(cluster: Path, job: str) -> None:
+    """Have Slurm end a job and start it again, as after a preemption."""
+    slurm(cluster, "scontrol", "requeue", job)
+    wait_for(lambda: slurm(cluster, "squeue", "--noheader", "--job", job, "--format=%T").strip() == "PENDING")
+    slurm(cluster, "scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm itself waits for two minutes
+
+
 def kill_node(cluster: Path, name: str) -> None:
     """End the node's daemon and whatever runs on it, as if its power had failed."""
     os.kill(int((cluster / f"run/slurmd.{name}.pid").read_text()), signal.SIGKILL)
@@ -105,18 +113,49 @@ def sweep_command(cluster: Path, folder: Path, target: str) -> tuple[list[str], 
     return command, environment
 
 
+def array_task(trial: Path) -> str:
+    """The task of an array of jobs that carries out a trial, once that has saved itself; else nothing."""
+    for process in Path("/proc").glob("[0-9]*") if (trial / "checkpoint.pt").exists() else ():
+        try:
+            if bytes(trial.relative_to(trial.parents[8])) in (process / "cmdline").read_bytes().split(b"\0"):
+                pairs = (process / "environ").read_text().split("\0")
+                variables = dict(pair.split("=", 1) for pair in pairs if pair)
+                return f"{variables['SLURM_ARRAY_JOB_ID']}_{variables['SLURM_ARRAY_TASK_ID']}"
+        except (OSError, KeyError, ValueError):
+            continue
+    return ""
+
+
 @pytest.mark.timeout(400)
-def test_a_study_on_the_cluster_ends_as_on_one_machine(cluster: Path, tmp_path: Path) -> None:
+def test_a_study_in_arrays_with_a_requeued_trial_ends_as_on_one_machine(cluster: Path, tmp_path: Path) -> None:
     content = copy.deepcopy(SWEEP)
     small = content["experiments"]["small"]
-    small |= {"rounds": 3, "seeds": [1], "methods": {"flare": {"tau": {"log": [1e-3, 1]}}}}
-    small["tuning"] = {"seeds": [11], "batches": 2, "trials": 4}
+    small |= {"rounds": 300, "seeds": [1], "methods": {"flare": {"tau": {"log": [1e-3, 1]}}}}
+    small["tuning"] = {"seeds": [11], "batches": 2, "trials": 3}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
-    command, environment = sweep_command(cluster, tmp_path, "results/tables/runs.csv")
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
     (study,) = tuning.studies(content)
     there, here = tmp_path / "results/tuning" / study.name, tmp_path / "here"
+    log = tmp_path / "said"
+    command, environment = sweep_command(cluster, tmp_path, "results/tables/runs.csv")
+    command += ["--slurm-array-jobs", "all", "--slurm-array-limit", "50"]
+    refused = subprocess.run([*command, "--jobs", "3"], capture_output=True, text=True, env=environment, timeout=60)
+    assert refused.returncode == 2 and not (tmp_path / "results").exists()
+    assert "flare: --jobs: 3 is not allowed with --slurm-array-jobs; at least 4, the jobs that train" in refused.stderr
+    with log.open("w") as said:
+        sweep = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
+    try:
+        (second,) = study.runs(1)
+        task = wait_for(lambda: array_task(there / study.place(second)), 120)
+        requeue(cluster, task)
+        code = sweep.wait(250)
+    finally:
+        sweep.kill()
+        sweep.wait(10)
+    assert code == 0 and "Error in rule" not in log.read_text(), log.read_text()
+    # One array a batch, of all its trials; no trial was submitted otherwise, or again.
+    assert re.findall(r"task IDs are (\S+)\.", log.read_text()) == ["1-3", "1-3"]
+    log_of_second = tmp_path / f"results/logs/tune_train/{study.name}" / f"{study.place(second)}.log"
+    assert ", going on after round" in log_of_second.read_text()
     for batch in range(study.batches):
         tuning.write_proposals(study, here, batch)
         for number in study.batch(batch):
@@ -126,8 +165,6 @@ def test_a_study_on_the_cluster_ends_as_on_one_machine(cluster: Path, tmp_path: 
     tuning.tune(study, here)
     for name in ("trials.csv", "best.yaml", "batch-1/proposals.json"):
         assert (there / name).read_bytes() == (here / name).read_bytes()
-    submitted = (done.stdout + done.stderr).count("has been submitted with SLURM jobid")
-    assert submitted >= study.batches * study.trials
 
 
 @pytest.mark.timeout(400)
@@ -158,10 +195,7 @@ def test_a_sweep_over_two_nodes_survives_a_requeue_and_a_lost_node(cluster: Path
         assert {node for _, node in placed.values()} == {"one", "two"}
         requeued = next(name for name, (_, node) in placed.items() if node == "one")
         lost = next(name for name, (_, node) in placed.items() if node == "two")
-        slurm(cluster, "scontrol", "requeue", placed[requeued][0])
-        job = placed[requeued][0]
-        wait_for(lambda: slurm(cluster, "squeue", "--noheader", "--job", job, "--format=%T").strip() == "PENDING")
-        slurm(cluster, "scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm itself waits for two minutes
+        requeue(cluster, placed[requeued][0])
         kill_node(cluster, "two")
         code = sweep.wait(300)
     finally:

@@ -123,10 +123,8 @@ rule gather_trials:
 
 rule plot:
     input:
-        rounds=rules.tabulate.output.rounds,
+        # All tables come from one job. Of each file Snakemake looks through that job's inputs: the runs, maybe thousands.
         runs=rules.tabulate.output.runs,
-        summary=rules.tabulate.output.summary,
-        costs=rules.tabulate.output.costs,
         labels=rules.count_labels.output,
         trials=lambda w: rules.gather_trials.output if w.figure in ("tuning", "importance") else [],
         code=lambda w: code(

@@ -1,5 +1,6 @@
 # Paths, wildcard constraints and checks: everything the rules share.
 import dataclasses
+import gc
 import os
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ from flare.checkpoint import code_digest, sources
 from flare.config import Run, runs
 from flare.lease import clear_stale
 from flare.record import settings_digest
+
+# Of thousands of jobs all is kept until the end: looking for garbage as often as Python does takes a tenth of the time.
+gc.set_threshold(100_000, 20, 100)
 
 # As files say it, and then as Snakemake has it, which takes the last of a key's values and adds those of --config.
 for file in workflow.configfiles:

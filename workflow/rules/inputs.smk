@@ -1,4 +1,5 @@
 # What the rules ask about a job: its run, its study, what it needs and what it is made from.
+import contextlib
 import csv
 import functools
 import re
@@ -8,6 +9,13 @@ import subprocess
 def run_of(wildcards):
     """The first run of the cell that a job is for; the cell's runs differ in the seed only."""
     return CELLS[CELL.format(**wildcards)]
+
+
+def data_of(wildcards):
+    """A run's data set. The manifest vouches for the rest by checksum, so it alone says whether the data changed."""
+    folder = f"{DATA}/{run_of(wildcards).dataset}"
+    data = ancient([f"{folder}/{split}.npz" for split in ("train", "test")])
+    return {"manifest": f"{folder}/manifest.json", "data": data}
 
 
 @functools.cache
@@ -35,16 +43,26 @@ def jobs():
     return [(f"train_{number}", seeds, "|".join(found)) for number, (seeds, found) in enumerate(names.items(), 1)]
 
 
-def needs(experiment):
-    """Memory (MB) and time (minutes) that a scheduler is asked for: by the plan, if there is one (`snakemake plan`)."""
-    try:
+@functools.cache
+def planned():
+    """By experiment, the memory (MB) and time (minutes) that a scheduler is asked for: the plan's (`snakemake plan`)."""
+    out = {}
+    with contextlib.suppress(OSError, KeyError, ValueError, ZeroDivisionError):
         with open(f"{TABLES}/plan.csv", encoding="utf-8") as file:
-            row = next(row for row in csv.DictReader(file) if row["experiment"] == experiment)
-        hours = float(row["hours"]) / int(row["runs"]) * config.get("runs_per_job", 1)
-        # Twice the time and half as much memory again: the plan was made on another machine, perhaps.
-        return {"mem_mb": 1000 + int(1.5e-6 * float(row["memory_bytes"])), "runtime": 10 + int(120 * hours)}
-    except (OSError, StopIteration, KeyError, ValueError, ZeroDivisionError):
-        return {"mem_mb": 4000, "runtime": 60}
+            for row in csv.DictReader(file):
+                hours = float(row["hours"]) / int(row["runs"]) * config.get("runs_per_job", 1)
+                # Twice the time and half as much memory again: the plan was made on another machine, perhaps.
+                memory = 1000 + int(1.5e-6 * float(row["memory_bytes"]))
+                out[row["experiment"]] = {"mem_mb": memory, "runtime": 10 + int(120 * hours)}
+    return out
+
+
+def needs(experiment, resource):
+    """How much of a resource a job that trains is asked for with, where there is no plan a guess."""
+    found = [planned().get(experiment, {"mem_mb": 4000, "runtime": 60})]
+    if in_arrays():  # an array is asked for by the first of its jobs
+        found += planned().values()
+    return max(one[resource] for one in found)
 
 
 def dealt(experiment):
@@ -84,6 +102,7 @@ def at_hand():
 
     Called when the jobs are planned, and fetches what is not here yet, so that what is missing is said before any job.
     """
+    refuse(check_arrays)
     wanted = {run.dataset for run in RUNS.values()}
     missing = sorted(name for name in wanted if not os.path.exists(f"{DATA}/{name}/manifest.json"))
     if len(wanted) == 1 or workflow.executor_plugin is None or workflow.dryrun:

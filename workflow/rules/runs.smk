@@ -5,10 +5,8 @@ for name, seeds, experiments in jobs():
         name:
             name
         input:
-            manifest=lambda w: f"{DATA}/{run_of(w).dataset}/manifest.json",
-            # The manifest vouches for these by checksum, so it alone says whether the data changed.
-            data=lambda w: ancient([f"{DATA}/{run_of(w).dataset}/{split}.npz" for split in ("train", "test")]),
-            best=best_of,
+            unpack(data_of),
+            best=best_of if STUDIES else [],
         output:
             rounds=expand(f"{RESULTS}/runs/{CELL}/seed-{{seed}}/rounds.csv", seed=seeds, allow_missing=True),
             run=expand(f"{RESULTS}/runs/{CELL}/seed-{{seed}}/run.json", seed=seeds, allow_missing=True),
@@ -20,8 +18,8 @@ for name, seeds, experiments in jobs():
             ENV
         threads: THREADS
         resources:
-            mem_mb=lambda w, attempt: needs(w.experiment)["mem_mb"] * attempt,
-            runtime=lambda w, attempt: needs(w.experiment)["runtime"] * attempt,
+            mem_mb=lambda w, attempt: needs(w.experiment, "mem_mb") * attempt,
+            runtime=lambda w, attempt: needs(w.experiment, "runtime") * attempt,
             gpu=int(config.get("device", "cpu") != "cpu"),
         params:
             # Only what decides the result: a changed setting plans the runs it touches and no others.

@@ -38,8 +38,8 @@ rule tune_train:
         ENV
     threads: THREADS
     resources:
-        mem_mb=lambda w, attempt: needs(w.experiment)["mem_mb"] * attempt,
-        runtime=lambda w, attempt: needs(w.experiment)["runtime"] * attempt,
+        mem_mb=lambda w, attempt: needs(w.experiment, "mem_mb") * attempt,
+        runtime=lambda w, attempt: needs(w.experiment, "runtime") * attempt,
         gpu=int(config.get("device", "cpu") != "cpu"),
     params:
         run=lambda w: trial_of(w).flags(),
