@@ -157,6 +157,8 @@ def simulate(
             "momentum": momentum,
             "restart": fidelity == "authors" and chosen.restarts_momentum,
             "shuffle": shuffle,
+            # Where the loss explodes so do the epochs: they end where the run is past saving.
+            "watch": chosen.budget is not None,
         }
         beside: Together | None = None
         if together:
@@ -503,9 +505,13 @@ class _Federation:
         pull: Callable[[Tensor, Tensor], None] | None,
         restart: bool,
         shuffle: bool,
+        watch: bool,
         seed: int,
     ) -> Tensor:
-        """Train one client from the server's weights; leaves w_k in `self.weights`, returns the mean batch loss."""
+        """Train one client from the server's weights; leaves w_k in `self.weights`, returns the mean batch loss.
+
+        watch: stop after an epoch whose last loss is not finite.
+        """
         weights, velocity = self.weights, self.velocity
         weights.copy_(server)
         velocity.zero_()
@@ -529,6 +535,8 @@ class _Federation:
                 step += 1
                 if restart and step == pull_steps:
                     velocity.zero_()
+            if watch and not math.isfinite(losses[-1]):
+                break
         return torch.stack(losses).mean()
 
     @torch.no_grad()

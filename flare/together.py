@@ -117,12 +117,14 @@ class Together:
         pull: Callable[[Tensor, Tensor], None] | None,
         restart: bool,
         shuffle: bool,
+        watch: bool,
         seeds: Sequence[int],
         most_steps: int | None = None,
     ) -> Tensor:
         """Train the clients `ids`, as `order` gives them, from the server's weights; returns their mean batch losses.
 
-        Leaves w_k in the rows of `weights`, in that order. seeds: one a client. most_steps: stop after so many.
+        Leaves w_k in the rows of `weights`, in that order. seeds: one a client. most_steps: stop after so many. watch:
+        stop after an epoch in which a loss is not finite.
         """
         count = len(ids)
         weights, velocity = self.weights[:count], self.velocity[:count]
@@ -130,27 +132,29 @@ class Together:
         velocity.zero_()
         torch.manual_seed(seeds[0])
         self.model.train()
-        orders = [
-            self._orders(client, epochs, seed) if shuffle else None for client, seed in zip(ids, seeds, strict=True)
-        ]
-        batches = [
-            [(start, min(start + batch_size, size)) for _ in range(epochs) for start in range(0, size, batch_size)]
-            for size in (self._place[client][0] for client in ids)
-        ]
-        per_epoch = [len(own) // epochs for own in batches]
+        sizes = [self._place[client][0] for client in ids]
+        # Of one epoch; there may be very many.
+        batches = [[(at, min(at + batch_size, size)) for at in range(0, size, batch_size)] for size in sizes]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        orders: list[Tensor | None] = [None] * count
         losses = server.new_zeros(count)
-        for step in range(len(batches[0]) if most_steps is None else min(most_steps, len(batches[0]))):
-            active = sum(len(own) > step for own in batches)
+        steps = epochs * len(batches[0])
+        for step in range(steps if most_steps is None else min(most_steps, steps)):
+            active = sum(epochs * len(own) > step for own in batches)
             if step:
                 velocity[:active].mul_(momentum)
-            lengths = [batches[row][step][1] - batches[row][step][0] for row in range(active)]
+            spans = [own[step % len(own)] for own in batches[:active]]
+            for row in range(active) if shuffle else ():
+                if step % len(batches[row]) == 0:  # the order that training the client alone would draw
+                    orders[row] = put(torch.randperm(sizes[row], generator=generators[row]), server.device)
+            lengths = [stop - start for start, stop in spans]
             for _, run in itertools.groupby(range(active), key=lengths.__getitem__):
                 rows = list(run)
                 first, last = rows[0], rows[-1] + 1
                 inputs, targets = self._batch(
                     [ids[row] for row in rows],
-                    [batches[row][step] for row in rows],
-                    [order[step // per_epoch[row]] if (order := orders[row]) is not None else None for row in rows],
+                    [spans[row] for row in rows],
+                    [orders[row] for row in rows],
                 )
                 if step:
                     leaves = self._stacked(first, last)
@@ -170,8 +174,10 @@ class Together:
             weights[:active].add_(velocity[:active], alpha=-learning_rate)
             if restart and step + 1 == pull_steps:
                 velocity.zero_()
-        steps = torch.tensor([float(len(own)) for own in batches], dtype=losses.dtype)
-        return losses / put(steps, server.device)
+            if watch and (step + 1) % len(batches[0]) == 0 and not bool(losses.isfinite().all()):
+                break
+        each = torch.tensor([float(epochs * len(own)) for own in batches], dtype=losses.dtype)
+        return losses / put(each, server.device)
 
     def _loss_of(self, parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
         return self.loss(functional_call(self.model, parameters, (inputs,)), targets)
@@ -186,13 +192,6 @@ class Together:
                 leaves[name] = leaf
             self._leaves[first, last] = leaves
         return self._leaves[first, last]
-
-    def _orders(self, client: int, epochs: int, seed: int) -> Tensor:
-        """The orders of the client's samples, (epochs, samples): those that training it alone would draw."""
-        generator = torch.Generator().manual_seed(seed)
-        size = self._place[client][0]
-        drawn = torch.stack([torch.randperm(size, generator=generator) for _ in range(epochs)])
-        return put(drawn, self.weights.device)
 
     def _batch(self, ids: list[int], spans: list[tuple[int, int]], orders: list[Tensor | None]) -> Pair:
         """Inputs and targets, (clients, samples, ...): a view where the clients are neighbours in a block."""

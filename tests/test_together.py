@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 
@@ -14,6 +15,7 @@ from torch import nn
 
 import flare
 import flare.algorithms
+from flare.algorithms import ffl
 from flare.config import ConfigError
 from flare.models import cnn, fc, gru
 from flare.simulation import double_softmax
@@ -177,6 +179,27 @@ def test_divergence_is_recorded_as_one_at_a_time():
             )[0]
             ends.append([history.attrs[key] for key in ("status", "diverged_round", "rounds")])
     assert ends[0] == ends[1] and ends[0][0] == "diverged"
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_epochs_that_the_loss_drives_end_where_it_is_no_longer_finite(together, monkeypatch):
+    endless = dataclasses.replace(ffl.METHOD, budget=lambda keep, *_: (keep, 10**12))
+    monkeypatch.setattr(ffl, "METHOD", endless)
+    history = flare.simulate(
+        nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 10)).double(),
+        clients(),
+        test=clients()[0],
+        method="ffl",
+        keep=0.5,
+        rounds=9,
+        local_epochs=1,
+        batch_size=5,
+        learning_rate=1e9,
+        momentum=0.0,
+        shuffle=True,
+        together=together,
+    )[0]
+    assert history.attrs["diverged_round"] == 0
 
 
 def test_recurrent_layers_go_one_at_a_time_and_it_is_said():
