@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,27 @@ def test_the_same_gpu_under_another_number_is_the_same_place(tmp_path: Path) -> 
         lease.gpu("cuda", found={"GPU-b": "cuda:0"}, folder=tmp_path, waiting=_give_up),
     ):
         pass
+
+
+@pytest.mark.parametrize("visible", ["GPU-8f6d-b,GPU-8f6d-a", "MIG-1b2c,MIG-3d4e", "1,0"])
+def test_the_gpus_are_those_that_cuda_visible_devices_leaves_by_whatever_name(
+    visible: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The driver reads the variable, names and numbers alike, and torch numbers what is left from 0, in its order.
+    names = {"0": "8f6d-a", "1": "8f6d-b"} | {name: name.split("-", 1)[1] for name in visible.split(",")}
+    left = [names[name] for name in visible.split(",")]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(left))
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda number: types.SimpleNamespace(uuid=left[number]))
+    with (
+        lease.gpu("cuda", folder=tmp_path) as first,
+        lease.gpu("cuda", folder=tmp_path) as second,
+        pytest.raises(TimeoutError),
+        lease.gpu("cuda", folder=tmp_path, waiting=_give_up),
+    ):
+        pass
+    assert (first, second) == ("cuda:0", "cuda:1")
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(f"{name}.0" for name in left)
 
 
 def test_without_a_gpu_nothing_is_taken(tmp_path: Path) -> None:
