@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import fcntl
 import multiprocessing
 import os
@@ -99,25 +100,32 @@ def test_the_same_gpu_under_another_number_is_the_same_place(tmp_path: Path) -> 
         pass
 
 
-@pytest.mark.parametrize("visible", ["GPU-8f6d-b,GPU-8f6d-a", "MIG-1b2c,MIG-3d4e", "1,0"])
-def test_the_gpus_are_those_that_cuda_visible_devices_leaves_by_whatever_name(
-    visible: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "visible, seen, places",
+    [
+        (None, ["aa", "bb"], ["aa", "bb"]),
+        ("1,0", ["bb", "aa"], ["bb", "aa"]),
+        ("GPU-bb", ["bb"], ["bb"]),
+        ("MIG-cc,MIG-dd", ["aa"], ["MIG-cc"]),  # of the parts of a GPU a process has one
+        ("MIG-GPU-aa/1/0", ["aa"], ["MIG-GPU-aa-1-0"]),
+    ],
+)
+def test_places_are_on_what_cuda_visible_devices_leaves_and_named_for_all_processes(
+    visible: str | None, seen: list[str], places: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The driver reads the variable, names and numbers alike, and torch numbers what is left from 0, in its order.
-    names = {"0": "8f6d-a", "1": "8f6d-b"} | {name: name.split("-", 1)[1] for name in visible.split(",")}
-    left = [names[name] for name in visible.split(",")]
+    # seen: the UUIDs that torch tells, device by device, as CUDA has read the variable.
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: len(left))
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda number: types.SimpleNamespace(uuid=left[number]))
-    with (
-        lease.gpu("cuda", folder=tmp_path) as first,
-        lease.gpu("cuda", folder=tmp_path) as second,
-        pytest.raises(TimeoutError),
-        lease.gpu("cuda", folder=tmp_path, waiting=_give_up),
-    ):
-        pass
-    assert (first, second) == ("cuda:0", "cuda:1")
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(f"{name}.0" for name in left)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(seen))
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda number: types.SimpleNamespace(uuid=seen[number]))
+    with contextlib.ExitStack() as held:
+        devices = [held.enter_context(lease.gpu("cuda", folder=tmp_path)) for _ in places]
+        assert devices == [f"cuda:{number}" for number in range(len(places))]
+        assert sorted(file.name for file in tmp_path.iterdir()) == sorted(f"{name}.0" for name in places)
+        with pytest.raises(TimeoutError), lease.gpu("cuda", folder=tmp_path, waiting=_give_up):
+            pass
 
 
 def test_without_a_gpu_nothing_is_taken(tmp_path: Path) -> None:
