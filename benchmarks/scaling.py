@@ -17,7 +17,7 @@ from pathlib import Path
 from engine import floor, ours
 from measure import ONE_THREAD, ROOT, race, report, spread, words
 
-CLIENTS, WIDTHS, RUNS = (10, 40, 160), (64, 512, 2048), (1, 4, 16)
+CLIENTS, WIDTHS, RUNS = (10, 40, 160), (64, 512, 2048), (1, 4, 20)
 
 
 def of_rounds(workload: str, rounds: int) -> dict[str, object]:
@@ -31,13 +31,14 @@ def of_rounds(workload: str, rounds: int) -> dict[str, object]:
     return {"what": workload, "ms": each["flare"], "floor_ms": each["floor"], "ratio": ratio, "peak_mb": flare.peak_mb}
 
 
-def of_runs(count: int, rounds: int) -> dict[str, object]:
-    """CPU seconds a run where one process carries out `count` of them."""
+def of_runs(count: int, wandb: str, rounds: int) -> dict[str, object]:
+    """CPU seconds a run where one process carries out `count` of them; wandb: the mode of W&B."""
     costs = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as scratch:
             settings = "--experiment e --dataset digits --model fc --method flare --keep 1e-2 --local-epochs 1"
-            sizes = "--clients 10 --rounds 2 --batch-size 100 --learning-rate 0.01 --wandb disabled --data"
+            settings += f" --model-settings width=16 hidden_layers=1 --wandb {wandb}"
+            sizes = "--clients 10 --rounds 2 --batch-size 100 --learning-rate 0.01 --data"
             folders = [f"{scratch}/seed-{seed}" for seed in range(count)]
             command = [sys.executable, "-m", "flare", "train", *settings.split(), *sizes.split(), str(ROOT / "data")]
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -45,7 +46,7 @@ def of_runs(count: int, rounds: int) -> dict[str, object]:
             subprocess.run([*command, "--output", *folders], check=True, capture_output=True, env=environment)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             costs.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / count)
-    return {"what": f"{count} runs in a process", "s": spread(costs)}
+    return {"what": f"{count} runs in a process, W&B {wandb}", "s": spread(costs)}
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def main() -> None:
     chosen = parser.parse_args()
     sizes = [f"fc-64-{clients}" for clients in CLIENTS] + [f"fc-{width}-10" for width in WIDTHS[1:]]
     rounds = [of_rounds(workload, chosen.rounds) for workload in sizes]
-    runs = [of_runs(count, chosen.rounds) for count in RUNS]
+    runs = [of_runs(count, wandb, chosen.rounds) for wandb in ("disabled", "offline") for count in RUNS]
     cells = [
         [r["what"], words(r["ms"], 1), words(r["floor_ms"], 1), words(r["ratio"]), f"{r['peak_mb']:.0f}"]
         for r in rounds

@@ -90,11 +90,18 @@ def _take(path: Path) -> int | None:
 
 
 def _visible() -> dict[str, str]:
-    """The GPUs that torch sees: their UUIDs, which every process of the machine gives them, and devices."""
+    """The GPUs that torch sees: their UUIDs, which every process of the machine gives them, and devices.
+
+    CUDA itself reads CUDA_VISIBLE_DEVICES, numbers, GPU-... and MIG-... alike, and numbers from 0 what that leaves. Of
+    the parts of a GPU (MIG) it shows a process the first, under the UUID of the whole: there the variable's counts.
+    """
     import torch
 
     if not torch.cuda.is_available():
         return {}
+    part = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if part.startswith("MIG-") and torch.cuda.device_count() == 1:
+        return {part.replace("/", "-"): "cuda:0"}
     return {
         str(torch.cuda.get_device_properties(number).uuid): f"cuda:{number}"
         for number in range(torch.cuda.device_count())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import gc
+import importlib
 import json
 import sys
 import traceback
@@ -71,6 +74,7 @@ def train(
     on_evaluate(row): called at every evaluation; what it raises ends the run.
     """
     keep_freed_memory()
+    load_libraries(wandb != "disabled")
     import torch
 
     from flare import models, tracking
@@ -197,6 +201,27 @@ def sample(model: Any, vocabulary: str, length: int, seed: int) -> str:
     from flare.models.gru import write
 
     return "".join(vocabulary[number] for number in write(model, [vocabulary.index("\n")], length, seed)) + "\n"
+
+
+def load_libraries(mirrored: bool) -> None:
+    """Import what takes seconds, in the way that takes the fewest; a short run takes little longer than this.
+
+    mirrored: W&B, too. A run's start there imports its package `launch`, whose pydantic models each look through all
+    modules that there are: before torch, these are few. Without W&B this does nothing about it.
+    """
+    if "torch" in sys.modules:
+        return
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        if mirrored:
+            with contextlib.suppress(Exception):
+                importlib.import_module("wandb.sdk.launch")
+        importlib.import_module("flare.simulation")
+        gc.freeze()  # what was imported is no garbage, now or later
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def keep_freed_memory() -> None:

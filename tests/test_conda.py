@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -85,19 +86,29 @@ def conda(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11) or sys.platform != "linux", reason="the lock's platform")
-@pytest.mark.parametrize("flags", [["--use-conda"], ["--sdm", "conda"]])
-def test_every_job_runs_in_the_environment_of_our_file(flags: list[str], conda: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags, own_lock", [(["--use-conda"], False), (["--sdm", "conda"], True)])
+def test_every_job_runs_in_the_environment_of_our_file(
+    flags: list[str], own_lock: bool, conda: Path, tmp_path: Path
+) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(SWEEP))
     (conda / "calls").unlink(missing_ok=True)
     command = [sys.executable, "-m", "snakemake", "results/tables/runs.csv", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(tmp_path), "--configfile", str(tmp_path / "config.yaml"), "--cores", "2", *flags]
-    command += ["--conda-prefix", str(conda / "environments")]
+    environments = conda / f"environments-{own_lock}"
+    command += ["--conda-prefix", str(environments)]
     path = f"{conda}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "CONDA_DOUBLE": str(conda)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250)
+    environment.pop("FLARE_LOCK", None)
+    lock = ROOT / "requirements.lock"
+    if own_lock:  # as somebody's who wants no CUDA
+        lock = tmp_path / "cpu.lock"
+        kept = re.findall(r"^(?!nvidia-|cuda-)\S+==.*\n.*\n", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+        lock.write_text("".join(kept))
+        environment["FLARE_LOCK"] = "cpu.lock"
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=250)
     assert done.returncode == 0, done.stdout + done.stderr
     (prefix,) = {line.split()[0] for line in (conda / "calls").read_text().splitlines() if "-m flare" in line}
-    assert Path(prefix).parent == conda / "environments" and (Path(prefix) / "conda-meta").is_dir()
+    assert Path(prefix).parent == environments and (Path(prefix) / "conda-meta").is_dir()
     calls = [line.split()[3] for line in (conda / "calls").read_text().splitlines() if "-m flare" in line]
     assert calls == ["fetch", "train", "tabulate"]
-    assert (Path(prefix) / "pip.txt").read_text() == "-r ${FLARE_LOCK}\n"
+    assert (Path(prefix) / "pip.txt").read_text() == f"-r {lock}\n"

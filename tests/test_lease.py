@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import fcntl
 import multiprocessing
 import os
 import random
 import signal
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,34 @@ def test_the_same_gpu_under_another_number_is_the_same_place(tmp_path: Path) -> 
         lease.gpu("cuda", found={"GPU-b": "cuda:0"}, folder=tmp_path, waiting=_give_up),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    "visible, seen, places",
+    [
+        (None, ["aa", "bb"], ["aa", "bb"]),
+        ("1,0", ["bb", "aa"], ["bb", "aa"]),
+        ("GPU-bb", ["bb"], ["bb"]),
+        ("MIG-cc,MIG-dd", ["aa"], ["MIG-cc"]),  # of the parts of a GPU a process has one
+        ("MIG-GPU-aa/1/0", ["aa"], ["MIG-GPU-aa-1-0"]),
+    ],
+)
+def test_places_are_on_what_cuda_visible_devices_leaves_and_named_for_all_processes(
+    visible: str | None, seen: list[str], places: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # seen: the UUIDs that torch tells, device by device, as CUDA has read the variable.
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(seen))
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda number: types.SimpleNamespace(uuid=seen[number]))
+    with contextlib.ExitStack() as held:
+        devices = [held.enter_context(lease.gpu("cuda", folder=tmp_path)) for _ in places]
+        assert devices == [f"cuda:{number}" for number in range(len(places))]
+        assert sorted(file.name for file in tmp_path.iterdir()) == sorted(f"{name}.0" for name in places)
+        with pytest.raises(TimeoutError), lease.gpu("cuda", folder=tmp_path, waiting=_give_up):
+            pass
 
 
 def test_without_a_gpu_nothing_is_taken(tmp_path: Path) -> None:

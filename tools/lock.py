@@ -1,12 +1,14 @@
 """Rewrite requirements.lock: what pip resolves from pyproject.toml and its `dev` extra, with hashes.
 
-Usage: python tools/lock.py [--upgrade]
-Versions now locked are kept wherever the ranges still allow them; --upgrade takes the newest ones instead.
+Usage: python tools/lock.py [--upgrade] [--output FILE]
+Versions now locked are kept wherever the ranges still allow them; --upgrade takes the newest ones instead. --output
+leaves requirements.lock alone: with another index of packages, a lock for torch's CPU build (see README.md).
 Wheels are preferred to sources, which pip builds when it installs. Needs pip 22.2 or newer.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -31,13 +33,17 @@ HEADER = """\
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--upgrade", action="store_true")
+    parser.add_argument("--output", type=Path, default=LOCK)
+    chosen = parser.parse_args()
     if sys.version_info[:2] != (3, 11) or platform.system() != "Linux" or platform.machine() != "x86_64":
         sys.exit("lock.py: the lock is for Linux on x86_64 with Python 3.11; run it there")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
     with tempfile.TemporaryDirectory() as folder:
         report, pins = Path(folder, "report.json"), Path(folder, "pins.txt")
-        kept = LOCK.read_text(encoding="utf-8") if LOCK.exists() and "--upgrade" not in sys.argv[1:] else ""
+        kept = LOCK.read_text(encoding="utf-8") if LOCK.exists() and not chosen.upgrade else ""
         ranges = {canonicalize_name(line.name): line.specifier for line in map(Requirement, wanted)}
         pins.write_text(
             "\n".join(
@@ -57,10 +63,10 @@ def main() -> None:
         name = canonicalize_name(item["metadata"]["name"])
         sha256 = item["download_info"]["archive_info"]["hashes"]["sha256"]
         entries[name] = f"{name}=={item['metadata']['version']} \\\n    --hash=sha256:{sha256}\n"
-    fresh = LOCK.with_name(LOCK.name + ".tmp")
+    fresh = chosen.output.with_name(chosen.output.name + ".tmp")
     fresh.write_text(HEADER + "".join(entries[name] for name in sorted(entries)), encoding="utf-8")
-    os.replace(fresh, LOCK)
-    print(f"{LOCK.name}: {len(entries)} packages")
+    os.replace(fresh, chosen.output)
+    print(f"{chosen.output}: {len(entries)} packages")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ STORAGE = config.get("storage") or os.getenv("FLARE_STORAGE", "")
 # call `python -m flare` of this checkout, from whatever working directory and environment.
 os.environ.update(
     PYTHONPATH=os.pathsep.join(filter(None, (ROOT, os.getenv("PYTHONPATH")))),
-    FLARE_LOCK=f"{ROOT}/requirements.lock",
+    FLARE_LOCK=os.path.abspath(os.getenv("FLARE_LOCK") or f"{ROOT}/requirements.lock"),
     FLARE_DEVICE=config.get("device", "cpu"),
     FLARE_JOBS_PER_GPU=str(config.get("jobs_per_gpu", 1)),
     FLARE_CHECKPOINT_SECONDS=str(config.get("checkpoint", {}).get("seconds", "")),
