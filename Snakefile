@@ -22,6 +22,7 @@ include: "workflow/rules/tune.smk"
 include: "workflow/rules/runs.smk"
 include: "workflow/rules/assemble.smk"
 include: "workflow/rules/plan.smk"
+include: "workflow/rules/tracking.smk"
 
 
 report: "workflow/report/workflow.rst"
@@ -44,6 +45,8 @@ localrules:
     render,
     tabulate_studies,
     export_studies,
+    sync_wandb,
+    wandb_report,
 
 
 rule all:

@@ -263,6 +263,14 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--seed", type=_seed, default=0, help="of the sample (default: 0)")
     verify.set_defaults(command=_verify)
 
+    for name, words in (
+        ("sync_wandb", "send finished offline runs, tables and figures to W&B, each once"),
+        ("wandb_report", "make a W&B Report of the sweep"),
+    ):
+        send = commands.add_parser(name, help=words)
+        send.add_argument("--results", type=Path, default=Path("results"), help="folder of the results")
+        send.set_defaults(command=_sync_wandb if name == "sync_wandb" else _wandb_report)
+
     check = commands.add_parser("check", help="check a configuration and say how many runs it asks for")
     check.add_argument("config", nargs="?", type=Path, default=Path("config/config.yaml"))
     check.set_defaults(command=_check)
@@ -511,6 +519,18 @@ def _verify(chosen: argparse.Namespace) -> bool:
     results = chosen.results or Path(config.get("results", "results"))
     data = chosen.data or Path(config.get("data", "data"))
     return not verify.verify(results, data, chosen.sample, chosen.seed)
+
+
+def _sync_wandb(chosen: argparse.Namespace) -> bool:
+    from flare import wandb_sync
+
+    return not wandb_sync.sync(chosen.results)
+
+
+def _wandb_report(chosen: argparse.Namespace) -> bool:
+    from flare import wandb_report
+
+    return not wandb_report.write(chosen.results)
 
 
 def _check(chosen: argparse.Namespace) -> None:

@@ -406,24 +406,6 @@ def test_a_resumed_run_has_one_mirror_with_every_row_once(data: Path, tmp_path: 
     assert rounds == [*range(0, 60, 7), 59]
 
 
-def test_an_online_mirror_gets_only_the_rows_that_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Online:
-        step = 3  # rows that W&B has
-
-        def __init__(self) -> None:
-            self.rows: list[dict[str, int]] = []
-
-        def log(self, row: dict[str, int]) -> None:
-            self.rows.append(row)
-
-    remote = Online()
-    monkeypatch.setattr(tracking.Mirror, "_start", staticmethod(lambda *_: remote))
-    mirror = tracking.Mirror(RUN, tmp_path, "online", resumed=True)
-    for row in range(5):
-        mirror.log({"round": row})
-    assert remote.rows == [{"round": 3}, {"round": 4}]
-
-
 SWEEP = {
     "wandb": {"mode": "disabled"},
     "checkpoint": {"seconds": 0.1},

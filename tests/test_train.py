@@ -1,4 +1,4 @@
-"""A run from its settings to its files; the command line by hand; the record; the W&B mirror's safety."""
+"""A run from its settings to its files; the command line by hand; the record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from flare import cli, datasets, record, tracking, train
+from flare import cli, datasets, record, train
 from flare.config import ConfigError, Run, with_defaults
 
 RUN = with_defaults(
@@ -139,51 +139,3 @@ def test_a_device_that_is_not_here_is_one_line(data: Path, tmp_path: Path) -> No
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match="device: 'cuda' is not here"):
         train.train(RUN, data=data, output=tmp_path, device="cuda", wandb="disabled")
-
-
-@pytest.mark.parametrize("fault", ["import", "init", "log", "finish"])
-def test_nothing_that_wandb_does_stops_a_run(
-    fault: str,
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    class Broken:
-        class Settings:
-            def __init__(self, **_: object) -> None: ...
-
-        def __init__(self) -> None:
-            self.summary: dict[str, object] = {}
-
-        def init(self, **_: object) -> Broken:
-            return self.step("init")
-
-        def define_metric(self, *_: object, **__: object) -> None: ...
-
-        def log(self, _: object) -> None:
-            self.step("log")
-
-        def finish(self, **_: object) -> None:
-            self.step("finish")
-
-        def step(self, name: str) -> Broken:
-            if fault == name:
-                raise RuntimeError(f"no {name}")
-            return self
-
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None if fault == "import" else Broken())
-    plain = train.train(RUN, data=data, output=tmp_path / "plain", wandb="disabled")
-    capsys.readouterr()
-    summary = train.train(RUN, data=data, output=tmp_path / "run", wandb="offline")
-    assert summary["result_hash"] == plain["result_hash"]
-    warned = capsys.readouterr().err
-    assert warned.count("\n") == 1 and warned.startswith("W&B: ") and "goes on without it" in warned
-
-
-def test_a_mirrored_run_has_an_id_of_its_settings(data: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        train.train(RUN, data=data, output=tmp_path / name, wandb="offline")
-    ids = [next((tmp_path / name).glob("wandb/*/run-*.wandb")).name for name in ("one", "two")]
-    assert ids[0] == ids[1]
-    assert tracking.MODES == ("offline", "online", "disabled")

@@ -40,6 +40,7 @@ os.environ.update(
     WANDB_MODE=WANDB.get("mode", "offline"),
     WANDB_PROJECT=WANDB.get("project", "flare-sweeps"),
     WANDB_ENTITY=WANDB.get("entity") or "",
+    FLARE_SYSTEM_METRICS=str(WANDB.get("system_metrics", False)).lower(),
 )
 
 TABLES = f"{RESULTS}/tables"

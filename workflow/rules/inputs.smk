@@ -163,3 +163,11 @@ def best_of(wildcards):
 def about(name, caption):
     """How the report shows a table: its caption, and where it stands."""
     return {"caption": f"../report/{caption}.rst", "category": "Tables", "labels": {"table": name}}
+
+
+def key_of_wandb():
+    """No file; where W&B has no API key, one line says so and Snakemake ends with exit code 2."""
+    from flare import wandb_sync
+
+    refuse(wandb_sync.need_key)
+    return []
