@@ -4,8 +4,8 @@ The files of a run are the truth, the mirror is for browsing: whatever goes wron
 training goes on. Offline by default, so no account is needed. Everything W&B writes stays in the run's own folder,
 because parallel runs with a common one race for its links.
 
-What a broken server costs a run, at most: INIT_SECONDS where it begins and FINISH_SECONDS where it ends, and two more
-each for the SDK. What it did not take is in the run's folder, for `python -m flare sync_wandb`.
+What a broken server costs a run, at most: INIT_SECONDS where it begins and FINISH_SECONDS where it ends, and five more
+each for the SDK's own process. What it did not take is in the run's folder, for `python -m flare sync_wandb`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 from flare.config import Run
 
 MODES = ("offline", "online", "disabled")
-INIT_SECONDS, FINISH_SECONDS = 20.0, 30.0
+INIT_SECONDS, FINISH_SECONDS, ABANDON_SECONDS = 20.0, 30.0, 3.0
 SENT, TRIED = "sent\n", "tried\n"
 # Of what a run leaves, what its artifact holds.
 FILES = ("rounds.csv", "run.json")
@@ -249,10 +249,15 @@ def bounded(seconds: float) -> Iterator[None]:
 
 
 def abandon() -> None:
-    """End the SDK's own process at once: it would go on trying to reach a server, and this process wait for it."""
-    _kill()
+    """End the SDK's own process: it would go on trying to reach a server, and this process wait for it.
+
+    It has some seconds to write what it holds of runs that are finished.
+    """
+    timer = threading.Timer(ABANDON_SECONDS, _kill)
+    timer.start()
     with contextlib.suppress(Exception, SystemExit):  # it leaves with its process's exit code
         sdk().teardown()
+    timer.cancel()
 
 
 def _kill() -> None:

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from flare.record import IDENTITY, write_whole
 
 # Runs that one process of the SDK sends, and how many of them at a time.
 BATCH, AT_A_TIME = 50, 5
+# Seconds after which a record no longer changes.
+SETTLED = 2.0
 # The SDK would try a server that is gone for days; whoever has set these already decides.
 LIMITS = {
     f"WANDB__{call}_{limit}": value
@@ -51,6 +54,9 @@ def sync(results: Path) -> bool:
     """Send what is finished and was not sent yet; True where the server has everything then."""
     need_key()
     runs = list(unsent(results))
+    if runs:  # the SDK's process writes the end of a record while the run's own, finished, ends
+        age = time.time() - max(record.stat().st_mtime for record in runs)
+        time.sleep(min(max(0.0, SETTLED - age), SETTLED))
     sent, reason = 0, ""
     fresh = [record for record in runs if not tracking.mark(record).exists()]
     # What was tried before goes alone, because it needs another id.
