@@ -206,8 +206,7 @@ def sample(model: Any, vocabulary: str, length: int, seed: int) -> str:
 def load_libraries(mirrored: bool) -> None:
     """Import what takes seconds, in the way that takes the fewest; a short run takes little longer than this.
 
-    mirrored: W&B, too. A run's start there imports its package `launch`, whose pydantic models each look through all
-    modules that there are: before torch, these are few. Without W&B this does nothing about it.
+    mirrored: W&B, too, before torch: its pydantic models each look through all modules that there are, then few.
     """
     if "torch" in sys.modules:
         return
@@ -216,7 +215,7 @@ def load_libraries(mirrored: bool) -> None:
     try:
         if mirrored:
             with contextlib.suppress(Exception):
-                importlib.import_module("wandb.sdk.launch")
+                importlib.import_module("wandb")
         importlib.import_module("flare.simulation")
         gc.freeze()  # what was imported is no garbage, now or later
     finally:
