@@ -11,7 +11,7 @@ import zlib
 for argument in sys.argv:
     if argument.startswith("--slurm-jobstep-array-execs="):
         commands = json.loads(base64.b64decode(argument.partition("=")[2]))
-        own = commands.get(os.environ["SLURM_ARRAY_TASK_ID"])  # none for the first one
+        own = commands.get(os.getenv("SLURM_ARRAY_TASK_ID"))  # none for the first one
         if own:
             os.execvp("sh", ["sh", "-c", zlib.decompress(bytes.fromhex(own)).decode()])
 
