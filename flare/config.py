@@ -162,6 +162,7 @@ class Run:
     sample_text: int | None = None
     staleness: bool = False
     tf32: bool = False
+    engine: str | None = None
     partition: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"scheme": "contiguous"})
     model_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     method_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -145,6 +145,7 @@ def train(
                 shuffle=run.shuffle,
                 staleness=run.staleness,
                 tf32=run.tf32,
+                together=None if run.engine is None else run.engine == "together",
             )
         except BaseException as error:
             mirror.finish({}, exit_code=checkpoint.RESUMABLE if isinstance(error, checkpoint.Interrupted) else 1)

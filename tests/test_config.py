@@ -106,6 +106,7 @@ def test_flags_are_read_back_as_the_same_run(run: config.Run, monkeypatch: pytes
         ("partition", {"scheme": "random"}, "small.partition: scheme: 'random' is unknown"),
         ("partition", {"scheme": "dirichlet", "alpha": 0}, "dirichlet: alpha: 0 is not allowed; a number, at least"),
         ("fidelity", "author", "small.fidelity: 'author' is unknown (did you mean 'authors'?)"),
+        ("engine", "togther", "small.engine: 'togther' is unknown (did you mean 'together'?)"),
         ("methods", {"flair": {}}, "small.methods: 'flair' is unknown (did you mean 'flare'?)"),
         ("methods", {"flare": {"Tau": 1}}, "'Tau' is unknown (did you mean 'tau'?)"),
         ("methods", {"flare": {"tau": -1}}, "flare: tau: -1 is not allowed; a number, at least 0"),

@@ -74,6 +74,18 @@ def test_the_files_of_a_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert other["result_hash"] != summary["result_hash"]
 
 
+@pytest.mark.parametrize(
+    ("engine", "flag"),
+    [(None, ""), ("one-at-a-time", "--engine one-at-a-time"), ("together", "--engine together")],
+)
+def test_the_engine_is_the_one_asked_for(engine: str | None, flag: str, data: Path, tmp_path: Path) -> None:
+    run = dataclasses.replace(RUN, engine=engine)
+    assert run.flags("engine") == flag
+    summary = train.train(run, data=data, output=tmp_path, wandb="disabled")
+    assert summary["engine"] == (engine or "one-at-a-time")
+    assert summary["config"]["engine"] == engine
+
+
 @pytest.mark.parametrize("method", ["fedavg", "topk", "flare", "ef21"])
 @pytest.mark.parametrize(("learning_rate", "at_once"), [(10.0, False), (1e6, True)])
 def test_a_diverged_run_is_a_result(
