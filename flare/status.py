@@ -67,7 +67,7 @@ def _state(run: Run, results: Path) -> State:
     numbers = re.findall(rf"^round +(\d+)/{run.rounds} ", said, re.MULTILINE)
     rounds = int(numbers[-1]) if numbers else 0
     lines = said.splitlines()
-    if _locked(folder):
+    if is_locked(folder):
         return State(run, "running", rounds)
     if lines and "; the same command goes on from there" not in lines[-1]:
         failed = re.findall(r"^(.+): failed$", said, re.MULTILINE)  # of a job with several runs
@@ -90,8 +90,8 @@ def _log(run: Run, results: Path) -> str:
     return ""
 
 
-def _locked(folder: Path) -> bool:
-    """Whether a process has the run's folder."""
+def is_locked(folder: Path) -> bool:
+    """Whether a process has the run's folder, and so carries the run out (`flare.checkpoint.Checkpoint`)."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -7,7 +7,6 @@ time. The runs go through the SDK's own `wandb sync`, many at a time.
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from flare import tracking
+from flare import status, tracking
 from flare.config import ConfigError
 from flare.record import IDENTITY, write_whole
 
@@ -80,22 +79,8 @@ def unsent(results: Path) -> Iterator[Path]:
     for pattern in ("runs/*/*/keep-*/epochs-*/seed-*/run.json", "tuning/**/seed-*/run.json"):
         for file in sorted(results.glob(pattern)):
             for record in sorted(file.parent.glob("wandb/*run-*/*.wandb")):
-                if not tracking.is_sent(record) and not _is_busy(file.parent):
+                if not tracking.is_sent(record) and not status.is_locked(file.parent):
                     yield record.resolve()
-
-
-def _is_busy(folder: Path) -> bool:
-    """Whether a process carries the run out, again: it holds the folder (`checkpoint.Checkpoint`)."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(handle)
-    return False
 
 
 def _send(records: Sequence[Path]) -> tuple[int, str]:
