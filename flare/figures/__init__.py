@@ -119,6 +119,7 @@ def save(name: str, tables: Path, experiment: str, output: Path) -> None:
     from flare.figures import _style
     from flare.tables import read
 
+    name = choose("figure", name, names())
     of_experiment = read(Path(tables), experiment)
     if _constant(name, "NEEDS", None) == "staleness" and "staleness_mean" not in of_experiment["rounds"]:
         raise DataError(f"{tables}/rounds.csv: no column staleness_mean; {experiment} was run without staleness: true")
