@@ -1,13 +1,15 @@
 """How far a sweep is, from its files: `python -m flare status`, and a line now and then while Snakemake runs.
 
-A run is finished or diverged where run.json says so; running where a process has its folder locked (see
-`flare.checkpoint`); failed where its log ends in an error; interrupted where it was begun and will go on; else waiting.
+A run is finished or diverged where run.json says so, of the settings it has now; running where a process has its
+folder locked (see `flare.checkpoint`); failed where its log ends in an error; interrupted where it was begun and will
+go on; else waiting.
 
 Imports neither torch nor pandas: Snakemake does it every time it starts.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -23,6 +25,7 @@ from typing import Any
 
 from flare.checkpoint import NAME
 from flare.config import Run, runs
+from flare.record import settings_digest
 
 STATES = ("finished", "running", "diverged", "failed", "interrupted", "waiting")
 SECONDS = 30.0
@@ -60,8 +63,10 @@ def _state(run: Run, results: Path) -> State:
     folder = results / "runs" / run.folder
     try:
         record = json.loads((folder / "run.json").read_bytes())
+        if settings_digest(record["config"]) != settings_digest(dataclasses.asdict(run)):
+            return State(run, "waiting", 0)  # an old result, which Snakemake takes away where it begins the run anew
         return State(run, str(record["status"]), int(record["rounds"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     said = _log(run, results)
     numbers = re.findall(rf"^round +(\d+)/{run.rounds} ", said, re.MULTILINE)

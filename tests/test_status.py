@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import write_run
+from synthetic import write_run as write_synthetic
 
 from flare import cli, status
 from flare.config import runs
@@ -37,6 +38,14 @@ def config(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+def write_run(config: dict[str, Any], **which: Any) -> None:
+    """Write the files of one run of the configuration, whose run.json tells the run's own settings."""
+    which = {"local_epochs": 1, **which}
+    identity = {key: value for key, value in which.items() if key != "diverged_round"}
+    run = next(run for run in runs(config) if all(getattr(run, key) == value for key, value in identity.items()))
+    write_synthetic(Path(config["results"]), **which, change={"config": dataclasses.asdict(run)})
+
+
 def log(results: Path, folder: str, text: str, seeds: str = "") -> None:
     path = results / "logs/train" / Path(folder).parent / f"{seeds or Path(folder).name}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,8 +59,8 @@ def test_every_state_is_told_from_the_files(config: dict[str, Any], tmp_path: Pa
     }
     kinds = ["finished", "diverged", "running", "killed", "failed", "wrong", "saved", "waiting"]
     names = dict(zip(kinds, cells.values(), strict=True))
-    write_run(tmp_path, keep="1e-2", seed=1)
-    write_run(tmp_path, keep="1e-2", seed=2, diverged_round=26)
+    write_run(config, keep="1e-2", seed=1)
+    write_run(config, keep="1e-2", seed=2, diverged_round=26)
     begun = "{}: 100 rounds, 10 clients\nround  11/100  loss 1  accuracy 0.1\nround  21/100  loss 1  accuracy 0.2\n"
     for name in ("running", "killed", "failed", "saved"):
         (tmp_path / "runs" / names[name]).mkdir(parents=True)
@@ -105,10 +114,10 @@ def test_the_log_of_a_job_of_several_runs_is_told_apart(config: dict[str, Any], 
 
 
 def test_pace_and_time_left_are_of_what_was_done_since(config: dict[str, Any], tmp_path: Path) -> None:
-    write_run(tmp_path, keep="1e-2", seed=1)
+    write_run(config, keep="1e-2", seed=1)
     progress = status.Follow(config)
     assert "no round finished yet" in progress.line(progress._began + 10)
-    write_run(tmp_path, keep="1e-2", seed=2)
+    write_run(config, keep="1e-2", seed=2)
     # 100 rounds of the 2,000 in 50 s; 1,800 are left: 900 s.
     assert progress.line(progress._began + 50) == (
         "8 runs: 2 finished, 6 waiting; 10 % of the rounds done; 2 rounds/s, about 15 min left"
@@ -116,14 +125,25 @@ def test_pace_and_time_left_are_of_what_was_done_since(config: dict[str, Any], t
     for keep in KEEPS:
         for epochs in (1, 4):
             for seed in (1, 2):
-                write_run(tmp_path, keep=keep, local_epochs=epochs, seed=seed)
+                write_run(config, keep=keep, local_epochs=epochs, seed=seed)
     assert progress.line() == "8 runs: 8 finished; 100 % of the rounds done"
+
+
+def test_a_result_of_other_settings_is_not_one_of_the_sweep(config: dict[str, Any], tmp_path: Path) -> None:
+    write_run(config, keep="1e-2", seed=1)
+    folder = "fashion-fc/flare/keep-1e-2/epochs-1/seed-1"
+    log(tmp_path, folder, f"{folder}: 100 rounds, 10 clients\nround 100/100  loss 1  accuracy 0.2\n")
+    known: dict[str, status.State] = {}
+    assert status.line(status.states(config)).startswith("8 runs: 1 finished, 7 waiting;")
+    config["experiments"]["fashion-fc"]["learning_rate"] = 0.2
+    assert status.line(status.states(config, known)) == "8 runs: 8 waiting; 0 % of the rounds done"
+    assert not known
 
 
 def test_the_command_prints_it(config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import yaml
 
-    write_run(tmp_path, keep="1e-2", seed=1)
+    write_run(config, keep="1e-2", seed=1)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert cli.main(["status", str(tmp_path / "config.yaml")]) == 0
     assert capsys.readouterr().out.startswith("8 runs: 1 finished, 7 waiting; 5 % of the rounds done\n")
