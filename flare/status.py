@@ -162,18 +162,21 @@ class Follow:
         return f"{line(found)}; {left}"
 
 
-def follow(config: Mapping[str, Any], seconds: float = SECONDS) -> None:
-    """Say it on the terminal every so many seconds, from a thread that ends with the process; nothing elsewhere."""
+def follow(config: Mapping[str, Any], seconds: float = SECONDS) -> threading.Event | None:
+    """Say it on the terminal every so many seconds, from a thread that ends with the process or when the returned event
+    is set; nothing, and None, where standard error is no terminal."""
     if not sys.stderr.isatty():
-        return
+        return None
     progress = Follow(config)
+    over = threading.Event()
+    bold, plain = ("", "") if os.environ.get("NO_COLOR") else ("\x1b[1m", "\x1b[0m")  # among Snakemake's many lines
 
     def say() -> None:
-        while True:
-            time.sleep(seconds)
-            print(f"flare: {progress.line()}", file=sys.stderr, flush=True)
+        while not over.wait(seconds):
+            print(f"{bold}flare: {progress.line()}{plain}", file=sys.stderr, flush=True)
 
     threading.Thread(target=say, daemon=True).start()
+    return over
 
 
 def _duration(seconds: float) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,22 @@ def test_a_result_of_other_settings_is_not_one_of_the_sweep(config: dict[str, An
     config["experiments"]["fashion-fc"]["learning_rate"] = 0.2
     assert status.line(status.states(config, known)) == "8 runs: 8 waiting; 0 % of the rounds done"
     assert not known
+
+
+def test_a_terminal_is_told_now_and_then_and_a_file_is_not(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status.follow(config, 0.01) is None
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    over = status.follow(config, 0.01)
+    assert over
+    said, deadline = "", time.monotonic() + 20
+    while not said.endswith("\n") and time.monotonic() < deadline:
+        time.sleep(0.02)
+        said += capsys.readouterr().err
+    over.set()
+    assert said.startswith("flare: 8 runs: 8 waiting; 0 % of the rounds done; no round finished yet\n")
 
 
 def test_the_command_prints_it(config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
