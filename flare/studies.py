@@ -114,7 +114,7 @@ def export(folders: Sequence[Path], output: Path, url: str | None = None) -> Non
         except DataError:
             raise
         except Exception as error:
-            why = " ".join(str(error).split()).replace(url, "it")[:200]
+            why = " ".join(str(error).partition("(Background")[0].split()).replace(url, "it")[:200]
             raise DataError(f"storage: {_without_password(url)}: {why}; sqlite:///file.db needs no server") from None
 
 
