@@ -1,37 +1,84 @@
 """How the benchmarks measure: contenders are processes that do one round when told to, in turn, A B C A B C ...
 
-A worker prints "ready", then for each line it reads does one round and prints "done"; where the lines end it stops. The
-cost of a round is the CPU time, user and system, of the worker and all its children between the two, so that what the
-machine does besides weighs little, and since contenders take turns a drift of the machine's speed hits all alike.
+A worker prints "ready", then for each empty line it reads does one round and prints "done"; another line names a file
+to write the server's weights to, so that what was computed can be compared; where the lines end it stops. The cost of a
+round is the CPU time, user and system, of the worker and all its children between the two, so that what the machine
+does besides weighs little, and since contenders take turns a drift of the machine's speed hits all alike.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import queue
+import select
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).parents[1]
 _TICK = os.sysconf("SC_CLK_TCK")
+# Seconds after which a silent worker is taken for dead.
+_PATIENCE = 900
 # One thread each; the libraries read these when they start.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def serve(round_) -> None:
-    """The worker's side: announce, then call `round_()` once a line until the lines end."""
+# The weights of the server, tensor by tensor in the model's order.
+Weights = Callable[[], Iterable[Any]]
+
+
+def serve(round_: Callable[[], object], weights: Weights = tuple) -> None:
+    """The worker's side: announce, then call `round_()` once an empty line, and write `weights()` to the others."""
     out = os.fdopen(os.dup(1), "w")  # whatever the library prints goes to stderr, so that it is not taken for an answer
     os.dup2(2, 1)
     print("ready", file=out, flush=True)
-    for _ in sys.stdin:
-        round_()
+    for line in sys.stdin:
+        if line.strip():
+            np.save(line.strip(), np.concatenate([np.asarray(tensor.detach()).ravel() for tensor in weights()]))
+        else:
+            round_()
         print("done", file=out, flush=True)
+
+
+def serve_loop(run: Callable[[Callable[[Weights], None]], object]) -> None:
+    """`serve` for a library with a loop of its own: `run(pause)` has to call `pause(weights)` after every round.
+
+    It runs in a thread of its own, held in `pause` until the next round is asked for.
+    """
+    asked: queue.SimpleQueue[None] = queue.SimpleQueue()
+    done: queue.SimpleQueue[Weights] = queue.SimpleQueue()
+    latest: list[Weights] = [tuple]
+
+    def pause(weights: Weights) -> None:
+        done.put(weights)
+        asked.get()
+
+    def loop() -> None:
+        try:
+            asked.get()
+            run(pause)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(1)  # nobody asks for the last round
+
+    def round_() -> None:
+        asked.put(None)
+        latest[0] = done.get()
+
+    threading.Thread(target=loop, daemon=True).start()
+    serve(round_, lambda: latest[0]())
 
 
 @dataclass
@@ -70,23 +117,32 @@ class Contender:
             self.wall.append(wall)
         self.peak_mb = max(self.peak_mb, sum(map(_peak_mb, pids)))
 
+    def weights(self, path: Path) -> np.ndarray:
+        """The server's weights now, as one vector; `path`, which ends in .npy, is written on the way."""
+        self._process.stdin.write(f"{path}\n")
+        self._process.stdin.flush()
+        self._expect("done")
+        return np.load(path, allow_pickle=False)
+
     def stop(self) -> None:
         """End the worker."""
-        self._process.stdin.close()
+        with contextlib.suppress(OSError):  # what it did not read any more
+            self._process.stdin.close()
         try:
             self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self._process.kill()
 
     def _expect(self, word: str) -> None:
-        answer = self._process.stdout.readline().strip()
+        speaks, _, _ = select.select([self._process.stdout], [], [], _PATIENCE)
+        answer = self._process.stdout.readline().strip() if speaks else f"nothing for {_PATIENCE} s"
         if answer != word:
             raise RuntimeError(f"{self.name}: the worker said {answer!r} instead of {word!r}; run {self.command}")
 
 
-def race(contenders: Sequence[Contender], rounds: int, warmup: int = 1) -> None:
-    """`rounds` counted rounds of each contender, in turn, after `warmup` uncounted ones."""
-    for contender in contenders:
+def race(contenders: Sequence[Contender], rounds: int, warmup: int = 1, *, started: bool = False) -> None:
+    """`rounds` counted rounds of each contender, in turn, after `warmup` uncounted ones; `started`: they run."""
+    for contender in () if started else contenders:
         contender.start()
     try:
         for number in range(warmup + rounds):

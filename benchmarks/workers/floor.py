@@ -42,4 +42,4 @@ def round_() -> None:
     number += 1
 
 
-serve(round_)
+serve(round_, lambda: server)

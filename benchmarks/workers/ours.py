@@ -1,36 +1,29 @@
 """Ours: `flare.simulate` as a run calls it, held after every round until the next one is asked for.
 
-ours.py WORKLOAD METHOD KEEP; without arguments nothing is done, which shows what importing costs.
+ours.py WORKLOAD METHOD KEEP [copies]; `copies` keeps the server's weights of every round, to compare them, which costs
+a copy. Without arguments nothing is done, which shows what importing costs.
 """
 
 from __future__ import annotations
 
-import queue
 import sys
-import threading
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from measure import serve
+from measure import serve, serve_loop
 from workloads import LEARNING_RATE, MOMENTUM, Workload
 
 import flare
 from flare.train import keep_freed_memory
 
-asked, done = queue.Queue(), queue.Queue()
 
-
-def held(state: dict[str, object]) -> None:
-    """Say that the round is complete and wait for the next to be asked for."""
-    done.put(state["completed"])
-    asked.get()
-
-
-def run(name: str, method: str, keep: str) -> None:
+def run(pause: Callable[..., None], name: str, method: str, keep: str, copies: str = "") -> None:
     """More rounds than anybody asks for; only the first is evaluated, on ten images."""
     workload = Workload.of(name)
     clients = workload.data()
-    asked.get()
     rounds = 10_000
+    latest: dict[str, torch.Tensor] = {}
     flare.simulate(
         workload.network(),
         clients,
@@ -45,14 +38,14 @@ def run(name: str, method: str, keep: str) -> None:
         momentum=MOMENTUM,
         participants=[workload.ids(round_) for round_ in range(rounds)],
         evaluate_every=rounds,
-        on_state=held,
+        on_round=(lambda _, weights: latest.update(weights)) if copies else None,
+        on_state=lambda _: pause(lambda: list(latest.values())),
     )
 
 
-def round_() -> None:
-    """Let one round go."""
-    asked.put(None)
-    done.get()
+def told(pause: Callable[..., None]) -> Any:
+    """`run` with the arguments of the command line."""
+    return run(pause, *sys.argv[1:])
 
 
 torch.set_num_threads(1)
@@ -60,5 +53,4 @@ keep_freed_memory()
 if len(sys.argv) == 1:
     serve(lambda: None)
 else:
-    threading.Thread(target=run, args=sys.argv[1:], daemon=True).start()
-    serve(round_)
+    serve_loop(told)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,3 +74,8 @@ class Workload:
             nn.ReLU(inplace=True),
             nn.Linear(512, 10),
         )
+
+
+def sequence(workload: Workload) -> Iterator[int]:
+    """The clients of all rounds, one after the other."""
+    return (client for round_ in itertools.count() for client in workload.ids(round_))
