@@ -51,8 +51,8 @@ PEERS = {
 # Nobody is told about our rounds, and no experiment tracker is started.
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "WANDB_MODE": "disabled", "TQDM_DISABLE": "1"}
 # Largest difference of a weight after one round, in units of the largest change that the floor's round made: the order
-# of sums differs, nothing else may.
-TOLERANCE = 1e-3
+# of sums differs, which at so small a step is some thousandths; other samples or another momentum are some tenths.
+TOLERANCE = 1e-2
 
 
 def environment(folder: Path, peer: Peer, seconds: float) -> Path:

@@ -44,7 +44,7 @@ def train(message, context, name):
         optimizer.step()
     answer = {
         "arrays": ArrayRecord(network.state_dict()),
-        "metrics": MetricRecord({"loss": float(loss), "num-examples": len(targets)}),
+        "metrics": MetricRecord({"loss": float(loss.detach()), "num-examples": len(targets)}),
     }
     return Message(content=RecordDict(answer), reply_to=message)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 import torch
@@ -49,6 +50,7 @@ class Held(TrainingProcessCallback):
 
 def run(pause) -> None:
     """Rounds without end."""
+    asyncio.set_event_loop(asyncio.new_event_loop())  # which pfl takes for granted, and only a main thread has
     clients = sequence(workload)
     model = PyTorchModel(
         Network(),
