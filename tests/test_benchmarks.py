@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -37,9 +38,7 @@ serve_loop(run)
 def peers(monkeypatch):
     """benchmarks/peers.py as a module."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import peers
-
-    return peers
+    return importlib.import_module("peers")
 
 
 def test_a_peer_that_trains_something_else_or_dies_is_named_and_the_others_race(peers, tmp_path):

@@ -1,7 +1,7 @@
 """Ours: `flare.simulate` as a run calls it, held after every round until the next one is asked for.
 
 ours.py WORKLOAD METHOD KEEP [copies]; `copies` keeps the server's weights of every round, to compare them, which costs
-a copy. Without arguments nothing is done, which shows what importing costs.
+a copy.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import serve, serve_loop
+from measure import serve_loop
 from workloads import LEARNING_RATE, MOMENTUM, Workload
 
 import flare
@@ -50,7 +50,4 @@ def told(pause: Callable[..., None]) -> Any:
 
 torch.set_num_threads(1)
 keep_freed_memory()
-if len(sys.argv) == 1:
-    serve(lambda: None)
-else:
-    serve_loop(told)
+serve_loop(told)
