@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy, linear
 
 from flare import algorithms
 from flare.config import ConfigError, check_keep, check_settings, choose
-from flare.sparsify import Layout, Message
+from flare.sparsify import Layout, Message, add_mean
 from flare.staleness import COLUMNS, Staleness
 from flare.together import Together, put
 
@@ -38,6 +38,8 @@ FIDELITIES = ("paper", "authors")
 ENGINES = ("one-at-a-time", "together")
 HISTORY = ("round", "uplink_bits", "downlink_bits", "train_loss", "test_loss", "test_accuracy")
 _EVALUATION_BATCH = 1000
+# Where all messages of a round have at most this share of the weights together, their sum needs no vector of its own.
+_SPARSE = 1 / 32
 # Linear layers of so many weights, or more, are worth a product of their own: their gradient does not fit in a cache.
 _FUSED = 1 << 18
 
@@ -150,7 +152,7 @@ def simulate(
             name: torch.zeros(len(clients), layout.numel, dtype=server.dtype, device=server.device)
             for name in chosen.state
         }
-        total = torch.zeros_like(server)
+        total: Tensor | None = None  # what the clients of a round contribute
         training: dict[str, Any] = {
             "batch_size": batch_size,
             "learning_rate": learning_rate,
@@ -163,6 +165,7 @@ def simulate(
         beside: Together | None = None
         if together:
             most = max(map(len, participants)) if participants is not None else available or len(clients)
+            total = torch.zeros_like(server)
             beside = _beside(federation, most, server, memory, total, chosen, own, fraction, fidelity, training)
         stale = Staleness(len(clients), layout) if staleness else None
         uplink = downlink = dense = completed = 0
@@ -198,12 +201,17 @@ def simulate(
             def compress(vector: Tensor, budget: float | None = budget) -> Message:
                 return layout.compress(vector, budget, fidelity)
 
-            total.zero_()
+            few = not beside and budget is not None and budget * len(ids) <= _SPARSE
+            if few and chosen.receive is algorithms.add_message:
+                total = None
+            else:
+                total = torch.zeros_like(server) if total is None else total.zero_()
+            messages: list[Message] = []
             losses = []
             if stale:
                 stale.begin()
             sent: Tensor | int = 0
-            if beside:
+            if beside and total is not None:
                 seeds = {client: _mix(seed, round_, client) for client in ids}
                 mean_loss, sent = beside.round(
                     round_,
@@ -240,11 +248,17 @@ def simulate(
                 message = chosen.message(difference, state, own, compress)
                 if stale:
                     stale.after(client, round_, message, state.get("accumulator"))
-                chosen.receive(total, message, state)
+                if total is None:
+                    messages.append(message)
+                else:
+                    chosen.receive(total, message, state)
                 uplink += message.bits
                 downlink += 32 * layout.numel
                 dense += 32 * layout.numel
-            server += total.div_(len(ids))
+            if total is None:
+                add_mean(server, messages)
+            else:
+                server += total.div_(len(ids))
 
             if beside:  # the one time in a round that the device is waited for
                 numbers = [torch.as_tensor(number, dtype=torch.float64) for number in (mean_loss, server.sum(), sent)]
@@ -502,7 +516,7 @@ class _Federation:
         learning_rate: float,
         momentum: float,
         pull_steps: int | None,
-        pull: Callable[[Tensor, Tensor], None] | None,
+        pull: Callable[[Tensor, Tensor, int], None] | None,
         restart: bool,
         shuffle: bool,
         watch: bool,
@@ -530,7 +544,7 @@ class _Federation:
                 loss.backward()
                 losses.append(loss.detach())
                 if pull and (pull_steps is None or step < pull_steps):
-                    pull(velocity, weights)
+                    pull(velocity, weights, step)
                 weights.add_(velocity, alpha=-learning_rate)
                 step += 1
                 if restart and step == pull_steps:

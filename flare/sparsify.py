@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -160,12 +160,17 @@ class Message:
         else:
             flat.index_add_(0, self.indices, self.values)
 
-    def take_from(self, flat: Tensor) -> None:
-        """Set what was sent to exactly 0 in the vector it was chosen from, in place: the residual u - m."""
+    def take_from(self, flat: Tensor) -> Message:
+        """Set what was sent to exactly 0 in the vector it was chosen from, in place: the residual u - m.
+
+        Returns the message apart from that vector, of which a dense one is a view.
+        """
         if self.indices is None:
+            apart = replace(self, values=self.values.clone())
             flat.zero_()
-        else:
-            flat[self.indices] = 0
+            return apart
+        flat[self.indices] = 0
+        return self
 
     def without_zeros(self) -> Message:
         """The message without places whose value is 0, which are not sent; its counts are left out."""
@@ -202,12 +207,14 @@ class Messages:
         else:
             rows.scatter_add_(1, self.indices, self.values)
 
-    def take_from(self, rows: Tensor) -> None:
-        """Take each message from the row it was chosen from, in place, exactly: the residual u - m."""
+    def take_from(self, rows: Tensor) -> Messages:
+        """`Message.take_from` for each row: exactly, as x - x is 0."""
         if self.indices is None:
+            apart = replace(self, values=self.values.clone())
             rows.zero_()
-        else:
-            rows.scatter_add_(1, self.indices, -self.values)
+            return apart
+        rows.scatter_add_(1, self.indices, -self.values)
+        return self
 
     def row(self, number: int) -> Message:
         """One client's message; places that are not sent are still in it, with the value 0."""
@@ -218,6 +225,19 @@ class Messages:
     def bits(self) -> Tensor | int:
         """Sum of the messages' sizes on the wire; a tensor, where only the device knows it."""
         return 32 * self.layout.numel * len(self.values) if self.sizes is None else self.sizes.sum()
+
+
+def add_mean(flat: Tensor, messages: Sequence[Message]) -> None:
+    """Add the mean of some sparse messages to a flat vector, in place, at no more places than they name.
+
+    As their sum in a whole vector, in this order, divided by their number: no entry differs.
+    """
+    named = [message.indices for message in messages if message.indices is not None]
+    places, where = torch.cat(named).unique(return_inverse=True)
+    total = flat.new_zeros(len(places))
+    for message, at in zip(messages, where.split([len(indices) for indices in named]), strict=True):
+        total.index_add_(0, at, message.values)
+    flat[places] += total.div_(len(messages))
 
 
 def index_bits(numel: int) -> int:

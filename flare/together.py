@@ -114,7 +114,7 @@ class Together:
         learning_rate: float,
         momentum: float,
         pull_steps: int | None,
-        pull: Callable[[Tensor, Tensor], None] | None,
+        pull: Callable[[Tensor, Tensor, int], None] | None,
         restart: bool,
         shuffle: bool,
         watch: bool,
@@ -170,7 +170,7 @@ class Together:
                         leaf.grad.copy_(gradients.pop(name))  # type: ignore[union-attr]
                     losses[first:last] += found
             if pull and (pull_steps is None or step < pull_steps):
-                pull(velocity, weights)  # also on those that are done, whose velocity is not used any more
+                pull(velocity, weights, step)  # also on those that are done, whose velocity is not used any more
             weights[:active].add_(velocity[:active], alpha=-learning_rate)
             if restart and step + 1 == pull_steps:
                 velocity.zero_()

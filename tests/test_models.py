@@ -292,7 +292,7 @@ def test_flare_can_leave_the_embedding_alone() -> None:
         settings = method.settings(tau=1.0, tau_decay=1.0, pull_steps="all", not_pulled=part)
         pulled = method.pull(0, start, {"accumulator": memory}, settings, layout)
         gradient = torch.zeros(layout.numel)
-        pulled[1](gradient, start.clone())
+        pulled[1](gradient, start.clone(), 0)
         pulls[part] = layout.views(gradient)
     for name, without in pulls["embedding"].items():
         if name == "embedding.weight":

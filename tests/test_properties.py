@@ -20,7 +20,8 @@ from torch import nn
 
 import flare
 import flare.algorithms
-from flare.sparsify import Layout, percentile, select, select_above_rank
+from flare import simulation
+from flare.sparsify import Layout, add_mean, percentile, select, select_above_rank
 
 torch.set_num_threads(1)
 # The same examples in every run, and none remembered on disk.
@@ -380,6 +381,45 @@ def test_silence_leaves_a_client_as_it_was(method: str, gradient, gaps, keep: fl
         before = mixed[r - 1][0] if r else start[0]
         silent = slice(6, 12) if who == [0] else slice(0, 6)
         np.testing.assert_array_equal(mixed[r][0][silent], before[silent])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_few_entries_are_added_as_a_whole_vector_is(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum of a round's messages at the places that they name, or over all weights: the same bits.
+
+    Two clients with four fifths of the entries each overlap.
+    """
+    start, clients = problem(seed=5, dtype=np.float32)
+    tensors = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in clients]
+    added = []
+    monkeypatch.setattr(
+        simulation, "add_mean", lambda flat, messages: added.append(len(messages)) or add_mean(flat, messages)
+    )
+
+    def final(share: float) -> list[np.ndarray]:
+        monkeypatch.setattr(simulation, "_SPARSE", share)
+        _, weights = flare.simulate(
+            network(start, relu=True),
+            tensors,
+            test=tensors[0],
+            method=method,
+            keep=0.8,
+            rounds=4,
+            local_epochs=2,
+            batch_size=5,
+            learning_rate=0.1,
+            momentum=0.9,
+            participants=[[0, 2], [3, 1], [2], [1, 3, 0]],
+        )
+        return [weight.numpy() for weight in weights.values()]
+
+    whole = final(0)
+    assert added == []
+    for mine, theirs in zip(final(4), whole, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    chosen = flare.algorithms.load(method)
+    summed = chosen.dense or chosen.receive is not flare.algorithms.add_message
+    assert added == ([] if summed else [2, 2, 1, 3])
 
 
 @pytest.mark.parametrize("fidelity", ["paper", "authors"])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     State = dict[str, Tensor]
     Compress = Callable[[Tensor], Message]
-    Pull = tuple[int | None, Callable[[Tensor, Tensor], None]]
+    Pull = tuple[int | None, Callable[[Tensor, Tensor, int], None]]
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,15 @@ class NoSettings:
 def error_feedback(difference: Tensor, state: State, settings: Any, compress: Compress) -> Message:
     """u = d_k + A_k, m_k = C_R(u), A_k <- u - m_k: Stich et al., arXiv 1809.07599, algorithm 1.
 
-    Overwrites `difference`.
-
     m_k + A_k = u exactly: every entry of u is in one of the two, and the other is 0 there.
     """
     memory = state["accumulator"]
-    difference += memory
-    sent = compress(difference)
-    memory.copy_(difference)
-    sent.take_from(memory)
-    return sent
+    memory += difference  # u is formed where what is left of it stays
+    return compress(memory).take_from(memory)
 
 
-def _add_message(total: Tensor, message: Message, state: State) -> None:
+def add_message(total: Tensor, message: Message, state: State) -> None:
+    """The message itself is what the client contributes."""
     message.add_to(total)
 
 
@@ -59,7 +55,8 @@ class Method:
     state: names of the vectors that a client keeps between rounds; they start at 0.
     dense: the method does not compress, so `keep` does not apply to it.
     pull(round, start, state, settings, layout): extra gradient of the local steps, or None where there is none.
-        Returns (steps, add): `add(gradient, weights)` adds it in place, on the first `steps` steps (None: on all).
+        Returns (steps, add): `add(gradient, weights, step)` adds it in place, on the first `steps` steps (None: on
+        all). step counts from 0, where the weights are those of `start`.
     receive(total, message, state): the server adds what client k contributes to `total`; w <- w + total / clients.
     budget(keep, local_epochs, loss, first_loss, settings): this round's (keep, local_epochs), from the mean training
         loss of the server's weights now and in round 0.
@@ -71,7 +68,7 @@ class Method:
     state: tuple[str, ...] = ()
     dense: bool = False
     pull: Callable[[int, Tensor, State, Any, Layout], Pull | None] | None = None
-    receive: Callable[[Tensor, Message, State], None] = _add_message
+    receive: Callable[[Tensor, Message, State], None] = add_message
     budget: Callable[[float, int, float, float, Any], tuple[float, int]] | None = None
     restarts_momentum: bool = False
 

@@ -28,7 +28,9 @@ def pull(round, start, state, settings, layout):
         return None
     strength = 2 * settings.mu / settings.mu_decay ** (round + 1)
 
-    def add(gradient, weights):
+    def add(gradient, weights, step):
+        if step == 0:  # v = w
+            return
         for _, part in layout.blocks(weights):
             gradient[..., part].add_(weights[..., part] - start[..., part], alpha=strength)
 

@@ -43,14 +43,21 @@ def pull(round, start, state, settings, layout):
         parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in layout.names))
         raise ConfigError(f"not_pulled: {settings.not_pulled!r} is not allowed; none, or a part of the model: {parts}")
 
-    def add(gradient, weights):
+    def add(gradient, weights, step):
         for tensor, part in layout.blocks(weights):
             if not pulled[tensor]:
                 continue
-            target = memory[..., part]
-            # (v - w) - A rather than v - (w + A): exact on the first step, where v = w, however small A is beside w.
-            direction = (weights[..., part] - start[..., part]).sub_(target).sign_()
-            gradient[..., part].add_(direction.mul_(target.abs() > thresholds[tensor]), alpha=strength)
+            target, threshold = memory[..., part], thresholds[tensor]
+            if isinstance(threshold, float):
+                large = target.hardshrink(threshold).sign_()
+            else:  # on a device that is not waited for
+                large = target.sign().mul_(target.abs() > threshold)
+            if step == 0:  # v = w
+                gradient[..., part].sub_(large, alpha=strength)
+            else:
+                # (v - w) - A rather than v - (w + A): exact where v = w, however small A is beside w.
+                direction = (weights[..., part] - start[..., part]).sub_(target).sign_()
+                gradient[..., part].addcmul_(direction, large.abs_(), value=strength)
 
     return steps, add
 
