@@ -324,6 +324,15 @@ def test_text_is_drawn_from_what_the_model_says() -> None:
     drawn = gru.write(model, [0], 600, seed=5)
     assert drawn == gru.write(model, [0], 600, seed=5) != gru.write(model, [0], 600, seed=6)
     assert np.bincount(drawn).tolist() == pytest.approx([200] * 3, abs=40)
+    with torch.no_grad():
+        model.sharpness.fill_(torch.nan)
+    assert gru.write(model, [0], 600, seed=5) == []
+
+
+def test_a_run_that_diverged_is_recorded_though_it_can_write_no_sample(data: Path, tmp_path: Path) -> None:
+    run = run_of("gru", sample_text=30, clients=1, learning_rate=1e38, rounds=3)
+    assert train(run, data=data, output=tmp_path, wandb="disabled")["status"] == "diverged"
+    assert (tmp_path / "sample.txt").read_text() == "\n"
 
 
 def test_a_run_leaves_its_sample(data: Path, tmp_path: Path) -> None:
