@@ -129,6 +129,12 @@ def figures_at_hand(wildcards):
     return [file for file in FIGURES if file.split("/")[-2] in experiments_at_hand()]
 
 
+def to_count():
+    """What vouches for the data sets that say how many samples a client has, where the configuration does not."""
+    names = dict.fromkeys(run.dataset for run in RUNS.values() if not run.partition.get("samples_per_client"))
+    return [f"{DATA}/{name}/manifest.json" for name in names]
+
+
 def manifests(wildcards):
     """What vouches for every data set: one that cannot be had fails the sweep in the end."""
     return [f"{DATA}/{name}/manifest.json" for name in dict.fromkeys(run.dataset for run in RUNS.values())]

@@ -3,6 +3,7 @@ rule plan:
     input:
         code=code("plan"),
         config=workflow.configfiles[-1],
+        data=to_count(),
     output:
         f"{TABLES}/plan.csv",
     log:
