@@ -505,7 +505,8 @@ def _plan(chosen: argparse.Namespace) -> None:
     data = chosen.data or Path(config.get("data", "data"))
     table = plan.plan(config, data, device=device, threads=config.get("threads", 1))
     print(plan.show(table))
-    print(f"memory of the largest job; hours of all runs one after the other, measured on this device ({device})")
+    print(f"memory of the largest job; hours of all runs one after the other, measured on this device ({device});")
+    print("what follows the runs, tables, figures and report, is not in them")
     if table["extrapolated"].iloc[-1]:
         print("extrapolated: share of the hours that was not measured, but scaled from another model or keep")
     if chosen.output:

@@ -9,6 +9,10 @@ that does next to nothing, which is what starting one costs. A step of a large m
 Small models come first; once _BUDGET seconds are over, steps are extrapolated by operations from the nearest model of
 the same family, messages by weights from the nearest one of the same method. A column says for what share of the hours.
 
+Not in it: tables, figures and report, staleness, a sample of text, and what jobs side by side take from each other; a
+start is counted for every run, also where `runs_per_job` saves some. On a GPU two clients are measured, of which more
+side by side cost less.
+
 Seconds of a run = start + rounds * clients * (steps * a + samples * b + message) + evaluated samples * e.
 """
 

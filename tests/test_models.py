@@ -211,17 +211,11 @@ def test_a_misfit_is_said_before_any_job(changes: dict[str, Any], words: str) ->
 
 @pytest.fixture(scope="module")
 def data() -> Path:
-    """Real data sets: FLARE_DATA, or else the project's data folder."""
-    folder = Path(os.environ.get("FLARE_DATA") or Path(__file__).parents[1] / "data")
-    for name in ("fashion_mnist", "shakespeare"):
-        try:
-            datasets.fetch(name, folder)
-        except DataError as error:
-            pytest.skip(str(error))
-    return folder
+    """Real data sets, which `run_of` gets: FLARE_DATA, or else the project's data folder."""
+    return Path(os.environ.get("FLARE_DATA") or Path(__file__).parents[1] / "data")
 
 
-def run_of(name: str, method: str = "fedavg", **changes: Any) -> Run:
+def run_of(name: str, data: Path, method: str = "fedavg", **changes: Any) -> Run:
     settings = SMALL[name] | ({"dropout": 0.0} if name.startswith("vgg") else {})
     fitting = {"pad_to": 32, "channels": 3} if name.startswith("vgg") else {}
     kept: dict[str, Any] = {
@@ -232,12 +226,16 @@ def run_of(name: str, method: str = "fedavg", **changes: Any) -> Run:
     }
     if name == "gru":
         kept |= {"dataset": "shakespeare", "batch_size": 64, "partition": {"scheme": "natural"}}
+    try:
+        datasets.fetch(kept["dataset"], data)
+    except DataError as error:
+        pytest.skip(str(error))
     return configuration.with_defaults(Run(**kept | fitting | changes))
 
 
 @pytest.mark.parametrize("name", models.names())
 def test_a_round_on_real_data_is_that_of_plain_pytorch(name: str, data: Path) -> None:
-    run = run_of(name)
+    run = run_of(name, data)
     clients, test = _data(run, data, datasets.module(run.dataset).SCALE)
     test = (test[0][:150], test[1][:150])
     start = create(name, **run.model_settings)
@@ -271,7 +269,7 @@ def test_a_round_on_real_data_is_that_of_plain_pytorch(name: str, data: Path) ->
 def test_the_gru_trains_with_every_method_without_a_warning(
     method: str, data: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    run = run_of("gru", method)
+    run = run_of("gru", data, method)
     clients, test = _data(run, data, 1.0)
     history, _ = simulate(
         *(create("gru", **run.model_settings), [(inputs[:16], targets[:16]) for inputs, targets in clients]),
@@ -324,10 +322,19 @@ def test_text_is_drawn_from_what_the_model_says() -> None:
     drawn = gru.write(model, [0], 600, seed=5)
     assert drawn == gru.write(model, [0], 600, seed=5) != gru.write(model, [0], 600, seed=6)
     assert np.bincount(drawn).tolist() == pytest.approx([200] * 3, abs=40)
+    with torch.no_grad():
+        model.sharpness.fill_(torch.nan)
+    assert gru.write(model, [0], 600, seed=5) == []
+
+
+def test_a_run_that_diverged_is_recorded_though_it_can_write_no_sample(data: Path, tmp_path: Path) -> None:
+    run = run_of("gru", data, sample_text=30, clients=1, learning_rate=1e38, rounds=3)
+    assert train(run, data=data, output=tmp_path, wandb="disabled")["status"] == "diverged"
+    assert (tmp_path / "sample.txt").read_text() == "\n"
 
 
 def test_a_run_leaves_its_sample(data: Path, tmp_path: Path) -> None:
-    run = run_of("gru", sample_text=30, clients=1, learning_rate=1.0)
+    run = run_of("gru", data, sample_text=30, clients=1, learning_rate=1.0)
     state = torch.get_rng_state()
     for folder in ("one", "two"):
         train(run, data=data, output=tmp_path / folder, wandb="disabled")

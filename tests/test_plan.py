@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from test_workflow import snakemake, write
 
 from flare import algorithms, cli, config, datasets, plan
 from flare.config import Run
@@ -132,3 +134,22 @@ def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     table = pd.read_csv(tmp_path / "plan.csv")
     assert tuple(table.columns) == plan.COLUMNS and list(table["runs"]) == [20, 20, 40]
     assert cli.main(["plan", "--config", str(tmp_path / "none.yaml")]) == 2
+
+
+@pytest.mark.workflow
+def test_the_rule_plans_the_configuration_as_it_is_now(tmp_path: Path) -> None:
+    # All 1,500 images among four clients: that takes the data set, which is fetched.
+    one = EXPERIMENT | {"methods": {"fedavg": {}}, "partition": {"scheme": "contiguous"}}
+    small = {"experiments": {"one": one}, "data": str(tmp_path)}
+    command = ["plan", "--cores", "1", "--configfile", write(tmp_path, small)]
+    done = snakemake(tmp_path, *command)
+    assert done.returncode == 0, done.stderr
+    for experiment in ("one", "total"):
+        [cells] = [line.split() for line in done.stdout.splitlines() if re.match(rf"{experiment} +4 +2,394 ", line)]
+        assert cells[-1] == "0%"  # two seeds x (1 + 2) epochs x 7 rounds x 3 clients x 19 steps, all measured
+    table = pd.read_csv(tmp_path / "results/tables/plan.csv")
+    assert list(table["experiment"]) == ["one", "total"] and (table["hours"] > 0).all()
+    again = snakemake(tmp_path, *command, "--dry-run")
+    assert "Nothing to be done" in again.stdout + again.stderr
+    write(tmp_path, {"experiments": {"one": one | {"seeds": [1]}}, "data": str(tmp_path)})
+    assert re.search(r"^plan +1$", snakemake(tmp_path, *command, "--dry-run").stdout, re.MULTILINE)

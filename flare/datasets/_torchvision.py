@@ -33,7 +33,11 @@ def idx_files(name: str, scratch: Path) -> Path:
     cls = named(name)
     _require_answer(cls.mirrors)
     with _one_line_errors():
-        cls(scratch, download=True)
+        try:
+            cls(scratch, download=True)
+        except RuntimeError as error:  # names the file, and not what it should be
+            expected = "".join(f"; expected md5 {md5}" for file, md5 in cls.resources if file in str(error))
+            raise DataError(_one_line(error) + expected) from error
     return scratch / name / "raw"
 
 
@@ -45,7 +49,7 @@ def cifar(name: str, folder: Path) -> tuple[Split, Split]:
         _require_answer([cls.url])
         with _one_line_errors():
             utils = importlib.import_module("torchvision.datasets.utils")
-            utils.download_url(cls.url, scratch, filename=cls.filename, md5=cls.tgz_md5)
+            utils.download_url(cls.url, scratch, filename=cls.filename)  # `archive` verifies it, and says both sums
 
     path, source = archive(folder, cls.filename, "md5", cls.tgz_md5, "torchvision's download", download)
     # torchvision unpacks an archive that lies where it would download it to.

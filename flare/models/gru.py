@@ -71,7 +71,8 @@ def write(model: nn.Module, start: list[int], length: int, seed: int) -> list[in
     """`length` characters that the model writes after the numbers `start`, each drawn from its own probabilities.
 
     model: any that maps (1, T) whole numbers to (1, classes, T) logits; it is shown the last 100 characters each time,
-    as many as it was trained on. Same weights, start and seed, same text, on one kind of machine.
+    as many as it was trained on. Same weights, start and seed, same text, on one kind of machine. Where they give no
+    finite probability, as those of a run that diverged, it ends.
     """
     import torch
 
@@ -82,5 +83,8 @@ def write(model: nn.Module, start: list[int], length: int, seed: int) -> list[in
     with torch.no_grad():
         for _ in range(length):
             logits = model(torch.tensor([text[-100:]], device=device))[0, :, -1]
-            text.append(int(torch.multinomial(logits.double().softmax(0).cpu(), 1, generator=generator)))
+            chances = logits.double().softmax(0).cpu()
+            if not chances.isfinite().all():
+                break
+            text.append(int(torch.multinomial(chances, 1, generator=generator)))
     return text[len(start) :]

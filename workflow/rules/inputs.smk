@@ -110,12 +110,12 @@ def at_hand():
     command = [sys.executable, "-m", "flare", "fetch", "--data", DATA, "--dataset"]
     fetching = [subprocess.Popen([*command, name], stderr=subprocess.PIPE, text=True) for name in missing]
     reasons = {name: job.communicate()[1] for name, job in zip(missing, fetching) if job.wait()}
-    if reasons.keys() == wanted:
-        return RUNS
     for name, reason in reasons.items():
         out = ", ".join(dict.fromkeys(run.experiment for run in RUNS.values() if run.dataset == name))
         why = "; ".join(line.strip() for line in reason.removeprefix("flare: ").splitlines())
         print(f"flare: left out: {out}; {why}", file=sys.stderr)
+    if reasons.keys() == wanted:  # nothing is left to do: fetching fails as a job, and ends the sweep
+        return RUNS
     return {folder: run for folder, run in RUNS.items() if run.dataset not in reasons}
 
 
@@ -127,6 +127,12 @@ def experiments_at_hand():
 def figures_at_hand(wildcards):
     """The figures of those runs' experiments."""
     return [file for file in FIGURES if file.split("/")[-2] in experiments_at_hand()]
+
+
+def to_count():
+    """What vouches for the data sets that say how many samples a client has, where the configuration does not."""
+    names = dict.fromkeys(run.dataset for run in RUNS.values() if not run.partition.get("samples_per_client"))
+    return [f"{DATA}/{name}/manifest.json" for name in names]
 
 
 def manifests(wildcards):

@@ -2,6 +2,8 @@
 rule plan:
     input:
         code=code("plan"),
+        config=workflow.configfiles[-1],
+        data=to_count(),
     output:
         f"{TABLES}/plan.csv",
     log:
@@ -10,6 +12,5 @@ rule plan:
         ENV
     params:
         data=DATA,
-        config=workflow.configfiles[-1],
     shell:
-        "python -m flare plan --config {params.config:q} --data {params.data:q} --output {output:q} 2> {log:q}"
+        "python -m flare plan --config {input.config:q} --data {params.data:q} --output {output:q} 2> {log:q}"
