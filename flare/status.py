@@ -89,9 +89,9 @@ def _log(run: Run, results: Path) -> str:
         if str(run.seed) in path.stem.removeprefix("seed-").split("-"):
             said = path.read_text(encoding="utf-8", errors="replace")
             parts = re.split(r"^(?=\S+/seed-\d+: \d+ rounds, )", said, flags=re.MULTILINE)
-            return next(
-                (part for part in parts if part.startswith(f"{run.folder}: ")), parts[-1] if parts[1:] else said
-            )
+            # Of one that was not begun: how the job ended, but not how far its last run came.
+            rest = re.sub(r"^round .*\n?", "", parts[-1], flags=re.MULTILINE)
+            return next((part for part in parts if part.startswith(f"{run.folder}: ")), rest)
     return ""
 
 

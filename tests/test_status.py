@@ -113,6 +113,13 @@ def test_the_log_of_a_job_of_several_runs_is_told_apart(config: dict[str, Any], 
     found = {state.run.folder: state for state in status.states(config)}
     assert (found[one].state, found[one].rounds, found[one].why) == ("failed", 31, "ValueError: bad")
     assert (found[two].state, found[two].rounds) == ("interrupted", 51)
+    # While the first one is carried out, the other one has not begun; it never does where the job ends.
+    log(tmp_path, one, text, "seed-1-2")
+    found = {state.run.folder: state for state in status.states(config)}
+    assert (found[one].state, found[two].state, found[two].rounds) == ("interrupted", "waiting", 0)
+    log(tmp_path, one, f"{text}Traceback (most recent call last):\nOSError: no more space\n", "seed-1-2")
+    found = {state.run.folder: state for state in status.states(config)}
+    assert [(found[run].state, found[run].rounds) for run in (one, two)] == [("failed", 31), ("failed", 0)]
 
 
 def test_pace_and_time_left_are_of_what_was_done_since(config: dict[str, Any], tmp_path: Path) -> None:
