@@ -138,6 +138,23 @@ def test_pace_and_time_left_are_of_what_was_done_since(config: dict[str, Any], t
     assert progress.line() == "8 runs: 8 finished; 100 % of the rounds done"
 
 
+def test_trials_are_part_of_the_work(config: dict[str, Any], tmp_path: Path) -> None:
+    experiment = config["experiments"]["fashion-fc"]
+    experiment |= {"keep": ["1e-2"], "local_epochs": [1], "methods": {"flare": {"tau": {"log": [1e-3, 1]}}, "topk": {}}}
+    experiment["tuning"] = {"seeds": [101, 102], "batches": 2, "trials": 4}
+    progress = status.Follow(config)
+    study = tmp_path / "tuning/fashion-fc/flare/keep-1e-2/epochs-1"
+    for seed in (101, 102):
+        (study / f"batch-1/trial-5/seed-{seed}").mkdir(parents=True)
+        (study / f"batch-1/trial-5/seed-{seed}/run.json").write_text("{}")
+    # Of 4 runs and 16 of trials, 100 rounds each, 200 rounds in 50 s.
+    said = "4 runs: 4 waiting; tuning: 2 of 16 runs over; 10 % of the rounds done"
+    assert progress.line(progress._began + 50) == f"{said}; 4 rounds/s, about 8 min left"
+    assert status.show(config).splitlines() == [said, f"  fashion-fc: {said}"]
+    (study / "best.yaml").touch()
+    assert "tuning: 16 of 16 runs over; 80 % of the rounds done" in progress.line(progress._began + 50)
+
+
 def test_a_result_of_other_settings_is_not_one_of_the_sweep(config: dict[str, Any], tmp_path: Path) -> None:
     write_run(config, keep="1e-2", seed=1)
     folder = "fashion-fc/flare/keep-1e-2/epochs-1/seed-1"
