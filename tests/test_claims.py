@@ -184,8 +184,20 @@ def test_a_keep_at_which_a_run_diverged_is_not_reached() -> None:
         *(cell("topk", keep, [89] * 3) for keep in ("1e-2", "1e-3")),
     )
     row = only(found, claim="gain")
-    assert (row["keep"], row["baseline_keep"], row["n"], row["verdict"]) == ("1e-2", "1e-3", 3, "refuted")
+    assert (row["keep"], row["baseline_keep"], row["n"]) == ("1e-2", "1e-3", 3)
     assert row["difference"] == pytest.approx(0.1)
+    # It might have reached it: a run that diverged decides nothing. At a larger keep it would change nothing.
+    assert (row["verdict"], row["reason"]) == ("undecided", "flare 1e-3: 1 diverged")
+    larger = judged(
+        cell("fedavg", "dense", [90] * 3),
+        cell("flare", "1e-3", [89] * 3),
+        cell("topk", "1e-2", [89] * 3),
+        cell("topk", "0.1", [89, 89, None]),
+        cell("ef21", "1e-2", [None] * 3),
+    )
+    assert only(larger, claim="gain", baseline="topk")["verdict"] == "supported"
+    never = only(larger, claim="gain", baseline="ef21")
+    assert (never["difference"], never["verdict"], never["reason"]) == (math.inf, "undecided", "ef21 1e-2: 3 diverged")
 
 
 def test_what_was_tuned_alone_is_said() -> None:
