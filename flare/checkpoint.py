@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -148,8 +148,17 @@ class Checkpoint:
 
     @property
     def wall_seconds(self) -> float:
-        """Time spent on the run, before interruptions too."""
+        """Time spent on the run, before interruptions too, but for what was `untimed`."""
         return time.monotonic() - self._started
+
+    @contextlib.contextmanager
+    def untimed(self) -> Iterator[None]:
+        """What is done inside is not the run's own work: its time is not counted in wall_seconds."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._started += time.monotonic() - begun
 
     def offer(self, state: Mapping[str, Any]) -> None:
         """A round is complete: save where it is time to. Raises Interrupted, after saving, where told to end."""

@@ -14,6 +14,7 @@ table { border-collapse: collapse; margin-bottom: 1em; font-variant-numeric: tab
 th { border-bottom: 2px solid #222; text-align: left; position: sticky; top: 0; background: #fff; }
 th, td { padding: 0.25em 0.8em; vertical-align: top; }
 td { border-bottom: 1px solid #ddd; }
+td[style*="right"] { white-space: nowrap; }
 """
 
 

@@ -2,7 +2,7 @@
 
 A run is finished or diverged where run.json says so, of the settings it has now; running where a process has its
 folder locked (see `flare.checkpoint`); failed where its log ends in an error; interrupted where it was begun and will
-go on; else waiting.
+go on; else waiting. Of the tuning's trials only those that are over are counted.
 
 Imports neither torch nor pandas: Snakemake does it every time it starts.
 """
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flare import tuning
 from flare.checkpoint import NAME
 from flare.config import Run, runs
 from flare.record import settings_digest
@@ -59,6 +60,25 @@ def states(config: Mapping[str, Any], known: dict[str, State] | None = None) -> 
     return out
 
 
+def trials(config: Mapping[str, Any], known: set[Path] | None = None) -> list[State]:
+    """Every run of every trial that a checked configuration asks for: finished, or waiting.
+
+    A study that has its best values is over, also where it gave trials up. `known` remembers what is over.
+    """
+    known = set() if known is None else known
+    out = []
+    for study in tuning.studies(config):
+        folder = Path(config.get("results", "results"), "tuning", study.name)
+        over = (folder / "best.yaml").exists()
+        for trial in range(study.batches * study.trials):
+            for run in study.runs(trial):
+                file = folder / study.place(run) / "run.json"
+                if over or file in known or file.exists():
+                    known.add(file)
+                out.append(State(run, "finished" if file in known else "waiting", 0))
+    return out
+
+
 def _state(run: Run, results: Path) -> State:
     folder = results / "runs" / run.folder
     try:
@@ -89,9 +109,9 @@ def _log(run: Run, results: Path) -> str:
         if str(run.seed) in path.stem.removeprefix("seed-").split("-"):
             said = path.read_text(encoding="utf-8", errors="replace")
             parts = re.split(r"^(?=\S+/seed-\d+: \d+ rounds, )", said, flags=re.MULTILINE)
-            return next(
-                (part for part in parts if part.startswith(f"{run.folder}: ")), parts[-1] if parts[1:] else said
-            )
+            # Of one that was not begun: how the job ended, but not how far its last run came.
+            rest = re.sub(r"^round .*\n?", "", parts[-1], flags=re.MULTILINE)
+            return next((part for part in parts if part.startswith(f"{run.folder}: ")), rest)
     return ""
 
 
@@ -112,21 +132,24 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def line(found: Iterable[State]) -> str:
-    """How many runs are in which state, and the share of the work that is done."""
-    found = list(found)
+def line(found: Iterable[State], tried: Iterable[State] = ()) -> str:
+    """How many runs are in which state, how many of the trials' runs are over, and the share of the work done."""
+    found, tried = list(found), list(tried)
     counts = Counter(state.state for state in found)
-    done, all_ = (sum(state.work[place] for state in found) for place in (0, 1))
+    done, all_ = (sum(state.work[place] for state in found + tried) for place in (0, 1))
     said = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    if tried:
+        said += f"; tuning: {sum(state.state == 'finished' for state in tried)} of {len(tried)} runs over"
     return f"{len(found)} runs: {said}; {100 * done // max(all_, 1)} % of the rounds done"
 
 
 def show(config: Mapping[str, Any]) -> str:
     """The sweep for a terminal: a line for all of it, one per experiment, and the runs that a person may look after."""
-    found = states(config)
-    lines = [line(found)]
+    found, tried = states(config), trials(config)
+    lines = [line(found, tried)]
     for name in config["experiments"]:
-        lines.append(f"  {name}: {line(state for state in found if state.run.experiment == name)}")
+        own = ([state for state in all_ if state.run.experiment == name] for all_ in (found, tried))
+        lines.append(f"  {name}: {line(*own)}")
     for state in found:
         if state.state == "running":
             lines.append(f"running      {state.run.folder}  round {state.rounds}/{state.run.rounds}")
@@ -145,21 +168,25 @@ class Follow:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
         self._known: dict[str, State] = {}
+        self._over: set[Path] = set()
         self._began = time.monotonic()
-        self._before = sum(state.work[0] for state in states(config, self._known))
+        self._before = sum(state.work[0] for all_ in self._look() for state in all_)
+
+    def _look(self) -> tuple[list[State], list[State]]:
+        return states(self._config, self._known), trials(self._config, self._over)
 
     def line(self, now: float | None = None) -> str:
         """`line` with throughput and time left."""
-        found = states(self._config, self._known)
-        done = sum(state.work[0] for state in found)
+        found, tried = self._look()
+        done = sum(state.work[0] for state in found + tried)
         elapsed = (time.monotonic() if now is None else now) - self._began
         pace = (done - self._before) / elapsed if elapsed > 0 else 0.0
         # What failed is not being worked on.
-        rest = sum(state.work[1] - state.work[0] for state in found if state.state != "failed")
+        rest = sum(state.work[1] - state.work[0] for state in found + tried if state.state != "failed")
         if not rest:
-            return line(found)
+            return line(found, tried)
         left = f"{pace:.3g} rounds/s, about {_duration(rest / pace)} left" if pace > 0 else "no round finished yet"
-        return f"{line(found)}; {left}"
+        return f"{line(found, tried)}; {left}"
 
 
 def follow(config: Mapping[str, Any], seconds: float = SECONDS) -> threading.Event | None:

@@ -6,7 +6,8 @@
                  only some runs have (staleness) are empty in the others
     runs.csv     one row per run; nothing that changes when a run is repeated, so the file is byte-identical then.
                  available: clients that answer a round. family: the first experiment that differs from the run's own
-                 in nothing but `available`, so the own one where there is no other
+                 in nothing but `available`, so the own one where there is no other. tuned: whether a study chose
+                 some of its settings
     costs.csv    wall time, device and threads per run
     summary.csv  one row per cell (a run without its seed): see `summarise`
     summary.md, summary.tex   the same for people; the LaTeX table needs \\usepackage{booktabs}
@@ -36,7 +37,7 @@ CELL = IDENTITY[:-1]
 ROUNDS = (*IDENTITY, "round", "uplink_bits", "downlink_bits", "train_loss", "test_loss", "test_accuracy")
 RUNS = (
     *(*IDENTITY, "status", "diverged_round", "rounds", "final_accuracy", "best_accuracy", "final_loss"),
-    *("uplink_bits", "downlink_bits", "compression", "parameters", "result_hash", "available", "family"),
+    *("uplink_bits", "downlink_bits", "compression", "parameters", "result_hash", "available", "family", "tuned"),
 )
 COSTS = (*IDENTITY, "wall_seconds", "device", "threads")
 TRIALS = (
@@ -316,6 +317,8 @@ def _read_run(folder: Path) -> tuple[dict[str, Any], bytes]:
                 raise DataError(
                     f"{folder}/run.json: {name}: {shown(value)} is no {'text' if kind is str else 'number'}"
                 )
+    if not isinstance(record["tuned"], bool):
+        raise DataError(f"{folder}/run.json: tuned: {shown(record['tuned'])}; true or false")
     _check_rounds(folder / "rounds.csv", record, rounds)
     record["versions"] = found.get("versions")
     record["digest"] = settings_digest(settings)

@@ -104,14 +104,16 @@ def train(
         settings = check_settings(models.load(run.model).Settings, run.model_settings, "model_settings")
         new_model = functools.partial(models.create, run.model, shape, source.CLASSES, settings, run.seed, run.fidelity)
 
-        mirror = tracking.Mirror(run, output, wandb, resumed=state is not None)
+        with saved.untimed():  # a server that is slow or gone is no part of what the run costs
+            mirror = tracking.Mirror(run, output, wandb, resumed=state is not None)
+            for row in state["history"] if state else ():
+                mirror.log(row)
         progress = Progress(run, state["completed"] if state else 0)
-        for row in state["history"] if state else ():
-            mirror.log(row)
 
         def report(row: dict[str, Any]) -> None:
             progress.show(row)
-            mirror.log(row)
+            with saved.untimed():
+                mirror.log(row)
             if on_evaluate:
                 on_evaluate(row)
 

@@ -68,7 +68,7 @@ def build(tables: Path, entity: str, project: str) -> Any:
     with open(tables / "runs.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     experiments = {row["experiment"]: f"{row['model']} on {row['dataset']}" for row in rows}
-    tuned = {row["experiment"] for row in rows if row.get("tuned") == "True"}
+    tuned = {row["experiment"] for row in rows if row["tuned"] == "True"}
 
     def runs(experiment: str, job: str, by: list[str]) -> Any:
         chosen = f"Config('experiment') == '{experiment}' and JobType == '{job}'"
@@ -92,7 +92,10 @@ def build(tables: Path, entity: str, project: str) -> Any:
             curve("Test accuracy by bits sent by the clients", "uplink_bits", "test_accuracy", 1, log_x=True),
             curve("Training loss by round", "round", "train_loss", 2),
         ]
-        sets = [runs(experiment, "train", ["config.method", "config.keep"])]
+        cell = ["config.method", "config.keep"]
+        if len({row["local_epochs"] for row in rows if row["experiment"] == experiment}) > 1:
+            cell.append("config.local_epochs")
+        sets = [runs(experiment, "train", cell)]
         blocks += [wr.H2(f"{experiment}: {what}"), wr.PanelGrid(runsets=sets, panels=curves)]
         if experiment in tuned:
             importance = wr.ParameterImportancePlot("test_accuracy", layout=wr.Layout(x=0, y=0, w=24, h=9))

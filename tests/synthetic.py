@@ -94,6 +94,7 @@ def write_run(
         ]
     run = {
         **identity,
+        "tuned": False,
         "status": "finished" if diverged_round is None else "diverged",
         "diverged_round": diverged_round,
         "rounds": completed,

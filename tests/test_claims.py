@@ -26,6 +26,7 @@ def cell(
     experiment: str = "x",
     available: int = 10,
     local_epochs: int = 1,
+    tuned: bool = False,
 ) -> list[dict[str, Any]]:
     """Rows of runs.csv, one per seed from 1 on: final accuracies in percent, None where the run diverged."""
     return [
@@ -39,6 +40,7 @@ def cell(
             "seed": seed,
             "status": "diverged" if percent is None else "finished",
             "final_accuracy": math.nan if percent is None else percent / 100,
+            "tuned": tuned,
         }
         for seed, percent in enumerate(percents, 1)
     ]
@@ -182,8 +184,33 @@ def test_a_keep_at_which_a_run_diverged_is_not_reached() -> None:
         *(cell("topk", keep, [89] * 3) for keep in ("1e-2", "1e-3")),
     )
     row = only(found, claim="gain")
-    assert (row["keep"], row["baseline_keep"], row["n"], row["verdict"]) == ("1e-2", "1e-3", 3, "refuted")
+    assert (row["keep"], row["baseline_keep"], row["n"]) == ("1e-2", "1e-3", 3)
     assert row["difference"] == pytest.approx(0.1)
+    # It might have reached it: a run that diverged decides nothing. At a larger keep it would change nothing.
+    assert (row["verdict"], row["reason"]) == ("undecided", "flare 1e-3: 1 diverged")
+    larger = judged(
+        cell("fedavg", "dense", [90] * 3),
+        cell("flare", "1e-3", [89] * 3),
+        cell("topk", "1e-2", [89] * 3),
+        cell("topk", "0.1", [89, 89, None]),
+        cell("ef21", "1e-2", [None] * 3),
+    )
+    assert only(larger, claim="gain", baseline="topk")["verdict"] == "supported"
+    never = only(larger, claim="gain", baseline="ef21")
+    assert (never["difference"], never["verdict"], never["reason"]) == (math.inf, "undecided", "ef21 1e-2: 3 diverged")
+
+
+def test_what_was_tuned_alone_is_said() -> None:
+    flare = cell("flare", "1e-2", [80, 82, 87], tuned=True)
+    dense = cell("fedavg", "dense", [81, 81, 81])
+    found = judged(flare, dense, cell("topk", "1e-2", [79, 80, 84]), cell("ef21", "1e-2", [79, 80, 84], tuned=True))
+    assert {(row["claim"], row["baseline"]): (row["verdict"], row["reason"]) for _, row in found.iterrows()} == {
+        ("better", "topk"): ("supported", "tuned: only flare"),
+        ("better", "ef21"): ("supported", ""),
+        ("dense", "fedavg"): ("undecided", "-1 lies in the interval; tuned: only flare"),
+        ("gain", "topk"): ("undecided", "1 lies in the interval; tuned: only flare"),
+        ("gain", "ef21"): ("undecided", "1 lies in the interval"),
+    }
 
 
 def test_less_loss_under_unavailability_compares_losses_within_a_family() -> None:

@@ -374,6 +374,7 @@ def test_the_pareto_front_is_what_no_cell_betters_with_less_uplink(tmp_path: Pat
     # 0.4 takes a round of 0.03054 MB, 0.5 eleven of 0.00306. 0.45 takes more than 0.5 does, and is left out.
     assert list(front.get_xdata()) == pytest.approx([0.00306, 0.03054, 0.03366, 21 * 0.03054])
     assert list(front.get_ydata()) == pytest.approx([20, 40, 50, 70])
+    assert front.get_drawstyle() == "steps-post"  # a straight line would promise what nothing reached
 
 
 def test_accuracy_by_local_epochs_shows_means_at_their_epochs(tmp_path: Path) -> None:

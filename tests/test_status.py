@@ -113,6 +113,13 @@ def test_the_log_of_a_job_of_several_runs_is_told_apart(config: dict[str, Any], 
     found = {state.run.folder: state for state in status.states(config)}
     assert (found[one].state, found[one].rounds, found[one].why) == ("failed", 31, "ValueError: bad")
     assert (found[two].state, found[two].rounds) == ("interrupted", 51)
+    # While the first one is carried out, the other one has not begun; it never does where the job ends.
+    log(tmp_path, one, text, "seed-1-2")
+    found = {state.run.folder: state for state in status.states(config)}
+    assert (found[one].state, found[two].state, found[two].rounds) == ("interrupted", "waiting", 0)
+    log(tmp_path, one, f"{text}Traceback (most recent call last):\nOSError: no more space\n", "seed-1-2")
+    found = {state.run.folder: state for state in status.states(config)}
+    assert [(found[run].state, found[run].rounds) for run in (one, two)] == [("failed", 31), ("failed", 0)]
 
 
 def test_pace_and_time_left_are_of_what_was_done_since(config: dict[str, Any], tmp_path: Path) -> None:
@@ -129,6 +136,23 @@ def test_pace_and_time_left_are_of_what_was_done_since(config: dict[str, Any], t
             for seed in (1, 2):
                 write_run(config, keep=keep, local_epochs=epochs, seed=seed)
     assert progress.line() == "8 runs: 8 finished; 100 % of the rounds done"
+
+
+def test_trials_are_part_of_the_work(config: dict[str, Any], tmp_path: Path) -> None:
+    experiment = config["experiments"]["fashion-fc"]
+    experiment |= {"keep": ["1e-2"], "local_epochs": [1], "methods": {"flare": {"tau": {"log": [1e-3, 1]}}, "topk": {}}}
+    experiment["tuning"] = {"seeds": [101, 102], "batches": 2, "trials": 4}
+    progress = status.Follow(config)
+    study = tmp_path / "tuning/fashion-fc/flare/keep-1e-2/epochs-1"
+    for seed in (101, 102):
+        (study / f"batch-1/trial-5/seed-{seed}").mkdir(parents=True)
+        (study / f"batch-1/trial-5/seed-{seed}/run.json").write_text("{}")
+    # Of 4 runs and 16 of trials, 100 rounds each, 200 rounds in 50 s.
+    said = "4 runs: 4 waiting; tuning: 2 of 16 runs over; 10 % of the rounds done"
+    assert progress.line(progress._began + 50) == f"{said}; 4 rounds/s, about 8 min left"
+    assert status.show(config).splitlines() == [said, f"  fashion-fc: {said}"]
+    (study / "best.yaml").touch()
+    assert "tuning: 16 of 16 runs over; 80 % of the rounds done" in progress.line(progress._began + 50)
 
 
 def test_a_result_of_other_settings_is_not_one_of_the_sweep(config: dict[str, Any], tmp_path: Path) -> None:

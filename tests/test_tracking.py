@@ -16,9 +16,10 @@ from unittest.mock import MagicMock
 import pandas as pd
 import pytest
 import yaml
+from synthetic import write_run
 from wandb_server import Server
 
-from flare import cli, datasets, tracking, train, wandb_report, wandb_sync
+from flare import cli, datasets, tables, tracking, train, wandb_report, wandb_sync
 from flare.config import Run, with_defaults
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +105,9 @@ def test_an_online_run_arrives_whole(
         assert [row[column] for row in run["history"]] == pytest.approx(list(rounds[column]))
     for key in ("status", "final_accuracy", "best_accuracy", "compression", "result_hash"):
         assert run["summary"][key] == summary[key]
+    # All metrics are drawn by round. The SDK numbers fields: 1 name, 2 pattern, 5 which metric, from 1 on, is its step.
+    metrics = run["config"]["_wandb"]["m"]
+    assert [metrics[metric["5"] - 1]["1"] for metric in metrics if metric.get("2") == "*"] == ["round"]
     config = {key: value for key, value in run["config"].items() if key != "_wandb"}
     assert config == {key: value for key, value in dataclasses.asdict(RUN).items() if value != {}}
     asked = {key: run["upsert"][key] for key in ("displayName", "groupName", "jobType", "project")}
@@ -129,6 +133,7 @@ def test_an_online_run_arrives_whole(
         ("500", 3),
         ("silent", 3),
         ("gone in mid-run", 5),
+        ("down in mid-run", 5),
         ("500 in mid-run", 5),
         ("403 in mid-run", 2),
         ("slow", 4),
@@ -156,15 +161,23 @@ def test_a_broken_server_costs_no_more_than_the_limits(
         monkeypatch.setenv("WANDB_API_KEY", "" if fault == "no key" else "short")
     elif fault == "silent" or "gone" in fault:
         server.silent = True
-    else:
+    elif fault != "down in mid-run":
         server.status = int(fault[:3])
     server.after = 3 if "mid-run" in fault else 0
     tracking.sdk()  # importing it is no part of the wait
+
+    def die(row: dict[str, Any]) -> None:
+        if fault == "down in mid-run" and row["round"] == 1:
+            server.__exit__()
+
     folder = tmp_path / "results/runs/e/flare/keep-5e-2/epochs-1/seed-3"
     begun = time.monotonic()
-    summary = train.train(RUN, data=data, output=folder, wandb="online")
+    summary = train.train(RUN, data=data, output=folder, wandb="online", on_evaluate=die)
     assert time.monotonic() - begun < seconds + 30  # the SDK alone: 100 s at the start, for ever at the end
     assert summary["result_hash"] == plain["result_hash"]
+    # Nothing of the wait is in the run's own time: a server that is down, silent or broken is waited for 3 s and more.
+    assert summary["wall_seconds"] < plain["wall_seconds"] + 2
+    assert leaks(tmp_path) == []
     said = capfd.readouterr().err.splitlines()
     if fault == "slow":
         assert said == [] and len(next(iter(server.runs.values()))["history"]) == 3
@@ -182,6 +195,23 @@ def test_a_broken_server_costs_no_more_than_the_limits(
             (run,) = well.runs.values()
             assert [row["round"] for row in run["history"]] == [0, 1, 2]
             assert run["summary"]["result_hash"] == plain["result_hash"] and well.artifacts[0]["committed"]
+
+
+def test_what_was_logged_outlives_the_kill_of_all_processes(tmp_path: Path) -> None:
+    script = f"""
+import os, signal, time
+from pathlib import Path
+from flare import tracking
+from flare.config import Run
+mirror = tracking.Mirror(Run(**{dataclasses.asdict(RUN)!r}), Path({str(tmp_path)!r}), "offline")
+mirror.log({{"round": 0, "train_loss": 0.123456789}})
+time.sleep(3)
+os.killpg(0, signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, start_new_session=True, timeout=120)
+    assert killed.returncode < 0
+    (record,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert b"0.123456789" in record.read_bytes()
 
 
 def test_a_resumed_online_run_has_every_row_once(server: Server, tmp_path: Path) -> None:
@@ -320,12 +350,12 @@ def test_the_report_is_saved_or_specified(
     command = ["wandb_report", "--results", str(results)]
     monkeypatch.setattr(wandb_report, "SECONDS", 200.0)
     assert cli.main(command) == 2 and "runs.csv" in capfd.readouterr().err
-    for name, text in (
-        ("runs.csv", "experiment,dataset,model,tuned\ne,digits,fc,True\nf,digits,fc,False\n"),
-        ("summary.md", "| method | accuracy |\n| --- | --- |\n| flare | 91.5 |\n"),
-    ):
-        (results / "tables").mkdir(parents=True, exist_ok=True)
-        (results / "tables" / name).write_text(text)
+    made = [
+        write_run(results, experiment=name, local_epochs=epochs, change={"tuned": name == "e"})
+        for name, epochs in (("e", 1), ("f", 1), ("f", 4))
+    ]
+    tables.tabulate(made, results / "tables")
+    (results / "tables/summary.md").write_text("| method | accuracy |\n| --- | --- |\n| flare | 91.5 |\n")
     assert cli.main(command) == 0
     said = capfd.readouterr()
     assert said.err == "" and said.out.startswith(f"W&B: {server.url}/me/flare-sweeps/reports/FLARE-Sweeps:-e,-f--")
@@ -350,8 +380,11 @@ def test_the_report_is_saved_or_specified(
         assert len(grids) == 3  # curves of e and f, importance of e
         views = [panel["viewType"] for grid in grids for panel in grid["metadata"]["panelBankSectionConfig"]["panels"]]
         assert views.count("Run History Line Plot") == 6 and views.count("Parameter Importance") == 1
+        grouped = [[key["name"] for key in grid["metadata"]["runSets"][0]["grouping"]] for grid in grids]
+        cell = ["method.value", "keep.value"]
+        assert grouped == [cell, [], [*cell, "local_epochs.value"]]  # a mean is over seeds alone
         text = json.dumps(specification)
-        assert '"method.value"' in text and '"keep.value"' in text and "uplink_bits" in text and "91.5" in text
+        assert "uplink_bits" in text and "91.5" in text
     assert leaks(tmp_path) == []
 
 

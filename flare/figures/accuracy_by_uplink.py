@@ -1,9 +1,9 @@
 """Best test accuracy so far by uplink, what all clients have sent: the mean over seeds and its 95 % t-interval.
 
 See what a bit buys: of two curves, the one further left reaches the same accuracy with less uplink (the axis
-is logarithmic). The grey band is the Pareto front: no mean of any cell reaches as much with less uplink, so what lies
-below it is bettered by something else. A run that diverged is a dotted line to a cross at what it had sent, and is in
-no mean.
+is logarithmic). The grey staircase is the Pareto front: no mean of any cell reaches as much with less uplink, so what
+lies below it is bettered by something else. A run that diverged is a dotted line to a cross at what it had sent, and
+is in no mean.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from flare.figures import _style
 
 _BITS_PER_MEGABYTE = 8e6
 _FRONT: dict[str, Any] = {"color": "#b0b0b0", "linewidth": 3.5, "alpha": 0.6, "zorder": 1.5, "solid_capstyle": "butt"}
+_FRONT |= {"drawstyle": "steps-post", "solid_joinstyle": "miter"}  # between two points nothing better was seen
 
 
 @_style.paper()
