@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from oracle import Setting, Slope, Weights, index_bits, largest, run, top_k
 from test_oracle import OWN_SETTINGS, network, problem
@@ -485,7 +485,7 @@ def check_wire(method: str, seed: int, keep: float | None, fidelity: str, partic
     fidelity=st.sampled_from(["paper", "authors"]),
     participants=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True), min_size=3, max_size=5),
 )
-@settings(EXAMPLES, max_examples=15)
+@settings(EXAMPLES, max_examples=15, phases=[Phase.generate])  # a run is too slow to be made smaller
 def test_a_server_that_sees_only_bytes_has_the_engines_weights(
     method: str, seed: int, keep: float | None, fidelity: str, participants
 ) -> None:
