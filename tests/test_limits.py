@@ -73,7 +73,10 @@ def steady(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 # --- one method becomes another ----------------------------------------------------------------------------
 
+both_engines = pytest.mark.parametrize("together", [False, True], ids=["one-at-a-time", "together"])
 
+
+@both_engines
 @pytest.mark.parametrize("fidelity", ["paper", "authors"])
 @pytest.mark.parametrize(
     ("method", "settings"),
@@ -88,10 +91,10 @@ def steady(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     ],
     ids=["tau=0", "tau=0,p=all", "p=0", "t=100", "mu=0"],
 )
-def test_is_topk(method: str, settings: dict, fidelity: str) -> None:
-    topk = simulate("topk", fidelity=fidelity)
-    assert same_bits(simulate(method, settings, fidelity=fidelity), topk)
-    assert not same_bits(simulate(method, fidelity=fidelity), topk)
+def test_is_topk(method: str, settings: dict, fidelity: str, together: bool) -> None:
+    topk = simulate("topk", fidelity=fidelity, together=together)
+    assert same_bits(simulate(method, settings, fidelity=fidelity, together=together), topk)
+    assert not same_bits(simulate(method, fidelity=fidelity, together=together), topk)
 
 
 def test_dense_fedprox_without_mu_is_fedavg() -> None:
@@ -100,17 +103,19 @@ def test_dense_fedprox_without_mu_is_fedavg() -> None:
     assert not same_bits(simulate("fedprox", keep="dense"), fedavg)
 
 
+@both_engines
 @pytest.mark.parametrize("mu", [0.2, 10.0])
-def test_fedprox_with_one_step_a_round_is_topk(mu: float) -> None:
-    one_step = {"local_epochs": 1, "batch_size": 12}
+def test_fedprox_with_one_step_a_round_is_topk(mu: float, together: bool) -> None:
+    one_step = {"local_epochs": 1, "batch_size": 12, "together": together}
     assert same_bits(simulate("fedprox", {"mu": mu}, **one_step), simulate("topk", **one_step))
 
 
-def test_ffl_with_a_constant_loss_is_topk() -> None:
-    topk = simulate("topk", loss=steady)
-    assert same_bits(simulate("ffl", loss=steady), topk)
-    assert same_bits(topk, simulate("topk"))  # the steady loss trains like cross-entropy
-    assert not same_bits(simulate("ffl"), topk)
+@both_engines
+def test_ffl_with_a_constant_loss_is_topk(together: bool) -> None:
+    topk = simulate("topk", loss=steady, together=together)
+    assert same_bits(simulate("ffl", loss=steady, together=together), topk)
+    assert same_bits(topk, simulate("topk", together=together))  # the steady loss trains like cross-entropy
+    assert not same_bits(simulate("ffl", together=together), topk)
 
 
 def test_flare_is_topk_until_a_client_answers_again() -> None:

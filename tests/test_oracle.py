@@ -16,11 +16,11 @@ import pytest
 import torch
 from oracle import Mlp, Round, Setting, Slope, Weights, index_bits, percentile, run, top_k
 from torch import nn
-from torch.nn import functional
 
 import flare
 import flare.algorithms
 from flare import simulation
+from flare.sparsify import Layout, Message
 
 torch.set_num_threads(1)
 
@@ -71,9 +71,23 @@ def convolutional(start: Weights) -> nn.Module:
 
 
 def engine(start, clients, participants, s: Setting, model=RELU, module=None, **more):
-    """The same run through flare.simulate: the weights after every round, and the history."""
+    """The same run through flare.simulate: the weights after every round, and the history.
+
+    history.attrs["counts"]: of every message, in the order in which they were made, its non-zero entries per tensor; of
+    a dense one, which sends zeros too, the tensors' sizes.
+    """
     tensors = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in clients]
     seen: list[Weights] = []
+    counts: list[list[int]] = []
+    compress = Layout.compress
+
+    def counted(layout: Layout, flat: torch.Tensor, *budget) -> Message:
+        message = compress(layout, flat, *budget)
+        sent = torch.zeros_like(flat)
+        message.add_to(sent)
+        dense = message.indices is None
+        counts.append([v.numel() if dense else int(v.count_nonzero()) for v in layout.views(sent).values()])
+        return message
 
     def on_round(r: int, weights) -> None:
         assert r == len(seen)
@@ -81,25 +95,28 @@ def engine(start, clients, participants, s: Setting, model=RELU, module=None, **
         seen.append([w.detach().clone().reshape(shape).numpy() for w, shape in pairs])
 
     if model.double_softmax:
-        more["loss"] = lambda z, y: functional.cross_entropy(torch.softmax(z, 1), y)
-    history, final = flare.simulate(
-        module or network(start, model.relu),
-        tensors,
-        test=tensors[0],
-        method=s.method,
-        settings={name: getattr(s, name) for name in OWN_SETTINGS[s.method]},
-        keep="dense" if s.keep is None or s.method == "fedavg" else s.keep,
-        rounds=len(participants),
-        local_epochs=s.local_epochs,
-        batch_size=min(s.batch_size, max(SIZES)),
-        learning_rate=s.learning_rate,
-        momentum=s.momentum,
-        participants=participants,
-        fidelity=s.fidelity,
-        evaluate_every=1,
-        on_round=on_round,
-        **more,
-    )
+        more["loss"] = simulation.double_softmax
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Layout, "compress", counted)
+        history, final = flare.simulate(
+            module or network(start, model.relu),
+            tensors,
+            test=tensors[0],
+            method=s.method,
+            settings={name: getattr(s, name) for name in OWN_SETTINGS[s.method]},
+            keep="dense" if s.keep is None or s.method == "fedavg" else s.keep,
+            rounds=len(participants),
+            local_epochs=s.local_epochs,
+            batch_size=min(s.batch_size, max(SIZES)),
+            learning_rate=s.learning_rate,
+            momentum=s.momentum,
+            participants=participants,
+            fidelity=s.fidelity,
+            evaluate_every=1,
+            on_round=on_round,
+            **more,
+        )
+    history.attrs["counts"] = counts
     for last, returned in zip(seen[-1], final.values(), strict=True):
         np.testing.assert_array_equal(last, returned.reshape(last.shape).numpy())
     return seen, history
@@ -110,6 +127,9 @@ def compare(seen, history, rounds: list[Round], clients, model=RELU, atol: float
         for tensor, (g, w) in enumerate(zip(got, want.weights, strict=True)):
             np.testing.assert_allclose(g, w, rtol=0, atol=atol, err_msg=f"round {r}, tensor {tensor}")
     assert history["round"].tolist() == list(range(len(rounds)))
+    sizes = [w.size for w in rounds[0].weights]
+    counts = [sizes if r.keep is None else r.counts[k] for r in rounds for k in sorted(r.counts)]
+    assert history.attrs["counts"] == counts
     assert history["uplink_bits"].tolist() == [r.uplink_bits for r in rounds]
     assert history["downlink_bits"].tolist() == [r.downlink_bits for r in rounds]
     want = {  # client 0's data serve as the test set
@@ -273,31 +293,38 @@ def test_authors_counts_of_the_width_64_network() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fidelity", "counts"),
-    [("authors", [503, 2, 42, 2, 42, 2, 7, 1]), ("paper", [502, 1, 41, 1, 41, 1, 6, 1])],
+    ("width", "keep", "fidelity", "counts"),
+    [
+        (64, "0.01", "authors", [503, 2, 42, 2, 42, 2, 7, 1]),
+        (64, "0.01", "paper", [502, 1, 41, 1, 41, 1, 6, 1]),
+        # The paper's network: round(31.90) + 1 = 33, round(165.57) + 1 = 167, round(0.41) + 1 = 1.
+        (4069, "1e-5", "authors", [33, 1, 167, 1, 167, 1, 1, 1]),
+        (4069, "1e-5", "paper", [32, 1, 166, 1, 166, 1, 1, 1]),
+    ],
 )
-def test_engine_sends_those_counts(fidelity: str, counts: list[int]) -> None:
+def test_engine_sends_those_counts(width: int, keep: str, fidelity: str, counts: list[int]) -> None:
     """One client, one round: the weights that moved are the entries of its message."""
     rng = np.random.default_rng(0)
-    start = [rng.normal(0, 0.2, shape) for shape in WIDTH_64]
-    x, y = torch.from_numpy(rng.normal(size=(30, 784))), torch.from_numpy(rng.integers(0, 10, 30))
+    shapes = tuple(tuple(width if n == 64 else n for n in shape) for shape in WIDTH_64)
+    start = [np.float32(1 / np.sqrt(width)) * rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+    x, y = torch.from_numpy(rng.standard_normal((30, 784), dtype=np.float32)), torch.from_numpy(rng.integers(0, 10, 30))
     history, final = flare.simulate(
         network(start, relu=False),
         [(x, y)],
         test=(x, y),
         method="topk",
         settings={},
-        keep="0.01",
+        keep=keep,
         rounds=1,
         local_epochs=1,
         batch_size=30,
-        learning_rate=0.01,
+        learning_rate=1,  # in single precision too small a step would leave a weight where it was
         momentum=0.99,
         fidelity=fidelity,
     )
     moved = [np.count_nonzero(w.numpy() != w0) for w, w0 in zip(final.values(), start, strict=True)]
     assert moved == counts
-    bits = sum(c * (32 + b) for c, b in zip(counts, (16, 6, 12, 6, 12, 6, 10, 4), strict=True))
+    bits = sum(c * (32 + index_bits(int(np.prod(shape)))) for c, shape in zip(counts, shapes, strict=True))
     assert history["uplink_bits"].tolist() == [bits]
 
 

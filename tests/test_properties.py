@@ -7,12 +7,14 @@ whatever the ties, zeros and signs.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from oracle import Setting, Slope, Weights, index_bits, largest, run, top_k
 from test_oracle import OWN_SETTINGS, network, problem
@@ -21,7 +23,7 @@ from torch import nn
 import flare
 import flare.algorithms
 from flare import simulation
-from flare.sparsify import Layout, add_mean, percentile, select, select_above_rank
+from flare.sparsify import Layout, Message, add_mean, percentile, select, select_above_rank
 
 torch.set_num_threads(1)
 # The same examples in every run, and none remembered on disk.
@@ -220,7 +222,7 @@ def steady(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return mean - mean.detach() + 1
 
 
-def engine(start: Weights, clients, participants, s: Setting) -> tuple[list[Weights], list[int]]:
+def engine(start: Weights, clients, participants, s: Setting, **more) -> tuple[list[Weights], list[int]]:
     tensors = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in clients]
     seen: list[Weights] = []
     history, _ = flare.simulate(
@@ -240,8 +242,30 @@ def engine(start: Weights, clients, participants, s: Setting) -> tuple[list[Weig
         evaluate_every=1,
         loss=steady,
         on_round=lambda _, weights: seen.append([w.clone().numpy() for w in weights.values()]),
+        **more,
     )
     return seen, history["uplink_bits"].tolist()
+
+
+def states_of(start: Weights, clients, participants, s: Setting) -> tuple[list, list[dict[str, np.ndarray]]]:
+    """What `engine` returns; and after every round a row for each client: its states, and when it last sent what."""
+    kept: list[dict[str, np.ndarray]] = []
+
+    def on_state(state) -> None:
+        rows = {**state["memory"], "last_sent": state["last_sent"]}
+        kept.append({name: value.clone().numpy() for name, value in rows.items()})
+
+    return list(engine(start, clients, participants, s, staleness=True, on_state=on_state)), kept
+
+
+def check_silent(kept: list[dict[str, np.ndarray]], participants) -> None:
+    """A client that does not answer is untouched, and before its first answer as it began."""
+    before = {name: np.full_like(rows, -1 if name == "last_sent" else 0) for name, rows in kept[0].items()}
+    for who, after in zip(participants, kept, strict=True):
+        silent = [k for k in range(len(after["last_sent"])) if k not in who]
+        for name, rows in after.items():
+            np.testing.assert_array_equal(rows[silent], before[name][silent])
+        before = after
 
 
 @st.composite
@@ -289,6 +313,26 @@ def test_protocol_agrees_to_the_bit(case) -> None:
     for got, want in zip(seen, rounds, strict=True):
         for g, w in zip(got, want.weights, strict=True):
             np.testing.assert_array_equal(g, w)
+
+
+@given(case=protocols(), random=st.randoms(use_true_random=False))
+@settings(EXAMPLES, max_examples=60)
+def test_permuting_clients_permutes_states_only(case, random) -> None:
+    """To the bit: every sum is exact here. Those that do not answer are untouched."""
+    _, start, clients, participants, s = case
+    order = random.sample(range(len(clients)), len(clients))  # client order[i] becomes client i
+    outcome, kept = states_of(start, clients, participants, s)
+    renumbered = [[order.index(k) for k in who] for who in participants]
+    permuted, moved = states_of(start, [clients[k] for k in order], renumbered, s)
+    assert permuted[1] == outcome[1]
+    for one, other in zip(outcome[0], permuted[0], strict=True):
+        for tensor, same in zip(one, other, strict=True):
+            np.testing.assert_array_equal(tensor, same)
+    for one, other in zip(kept, moved, strict=True):
+        assert one.keys() == other.keys()
+        for name, rows in one.items():
+            np.testing.assert_array_equal(rows[order], other[name])
+    check_silent(kept, participants)
 
 
 # --- the wire ----------------------------------------------------------------------------------------------
@@ -350,6 +394,113 @@ def test_uplink_bits_are_those_of_a_real_encoder(case) -> None:
             np.testing.assert_array_equal(g, wi)
 
 
+@contextlib.contextmanager
+def tapped() -> Iterator[list[tuple[Weights, Weights]]]:
+    """Of every message made within, in order: what it was chosen from, and what it carries."""
+    compress = Layout.compress
+    made: list[tuple[Weights, Weights]] = []
+
+    def tap(layout: Layout, flat: torch.Tensor, *budget) -> Message:
+        message = compress(layout, flat, *budget)
+        sent = torch.zeros_like(flat)
+        message.add_to(sent)
+        whole, carried = ([v.clone().numpy() for v in layout.views(vector).values()] for vector in (flat, sent))
+        made.append((whole, carried))
+        return message
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Layout, "compress", tap)
+        yield made
+
+
+def flattened(tensors: Weights) -> np.ndarray:
+    return np.concatenate([tensor.reshape(-1) for tensor in tensors])
+
+
+def check_wire(method: str, seed: int, keep: float | None, fidelity: str, participants) -> list[int]:
+    """A run of a real network, of which the server sees only bytes; returns the bits that each round sent.
+
+    The server's weights are the engine's, to the bit, and the bytes are as many as counted. Message + residual = update
+    exactly, no entry in both. Where the message alone moves the server, no other coordinate changes.
+    """
+    start, clients = problem(seed, dtype=np.float32)
+    tensors = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in clients]
+    own = {"flare": {"tau": 0.3, "pull_steps": 2}, "fedprox": {"mu": 0.2}}.get(method, {})
+    dense = keep is None or flare.algorithms.load(method).dense
+    seen: list[Weights] = []
+    kept: list[dict[str, np.ndarray]] = []
+    with tapped() as made:
+        history, _ = flare.simulate(
+            network(start, relu=True),
+            tensors,
+            test=tensors[0],
+            method=method,
+            settings=own,
+            keep="dense" if keep is None else keep,
+            rounds=len(participants),
+            local_epochs=2,
+            batch_size=5,
+            learning_rate=0.1,
+            momentum=0.5,
+            participants=participants,
+            fidelity=fidelity,
+            evaluate_every=1,
+            on_round=lambda _, weights: seen.append([w.clone().numpy() for w in weights.values()]),
+            on_state=lambda state: kept.append({n: rows.clone().numpy() for n, rows in state["memory"].items()}),
+        )
+    assert len(made) == sum(map(len, participants)) and len(seen) == len(participants)
+    messages = iter(made)
+    w, total, bits = start, 0, []
+    estimates = [[np.zeros_like(wi) for wi in w] for _ in clients]  # EF21's server keeps its own G_k
+    for r, who in enumerate(participants):
+        received = [np.zeros_like(wi) for wi in w]
+        carried = np.zeros(sum(wi.size for wi in w), dtype=bool)
+        for k in sorted(who):
+            update, message = next(messages)
+            data, used = encode(message, dense)
+            assert used <= 8 * len(data) < used + 8
+            total += used
+            got = decode(data, [int(np.count_nonzero(m)) for m in message], [m.shape for m in message], dense)
+            if method == "ef21":
+                got = estimates[k] = [g + q for g, q in zip(estimates[k], got, strict=True)]
+                np.testing.assert_array_equal(kept[r]["estimate"][k], flattened(got))
+            received = [a + b for a, b in zip(received, got, strict=True)]
+            carried |= flattened(message) != 0
+            if method in ("topk", "flare", "fedprox", "ffl"):
+                residual = kept[r]["accumulator"][k]
+                np.testing.assert_array_equal(flattened(message) + residual, flattened(update))
+                assert not np.any((flattened(message) != 0) & (residual != 0))
+        before, w = w, [wi + a / np.float32(len(who)) for wi, a in zip(w, received, strict=True)]
+        bits.append(total - sum(bits))
+        assert history["uplink_bits"][r] == total
+        np.testing.assert_array_equal(flattened(seen[r]), flattened(w))
+        if method in ("topk", "flare", "fedprox"):
+            assert not np.any((flattened(seen[r]) != flattened(before)) & ~carried)
+    return bits
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(
+    seed=st.integers(0, 10**6),
+    keep=st.one_of(st.sampled_from([None, 1e-5, 0.1, 1.0]), st.floats(1e-3, 1)),
+    fidelity=st.sampled_from(["paper", "authors"]),
+    participants=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True), min_size=3, max_size=5),
+)
+@settings(EXAMPLES, max_examples=15, phases=[Phase.generate])  # a run is too slow to be made smaller
+def test_a_server_that_sees_only_bytes_has_the_engines_weights(
+    method: str, seed: int, keep: float | None, fidelity: str, participants
+) -> None:
+    check_wire(method, seed, keep, fidelity, participants)
+
+
+def test_uplink_of_ffl_follows_its_budget() -> None:
+    """The same four clients every round, and more entries as the loss falls."""
+    bits = check_wire("ffl", 5, 0.2, "paper", [[0, 1, 2, 3]] * 8)
+    assert max(bits) > bits[0]
+    fixed = check_wire("topk", 5, 0.2, "paper", [[0, 1, 2, 3]] * 8)
+    assert bits[0] == fixed[0] and len(set(fixed)) == 1
+
+
 # --- who changes what --------------------------------------------------------------------------------------
 
 
@@ -373,7 +524,8 @@ def test_silence_leaves_a_client_as_it_was(method: str, gradient, gaps, keep: fl
     with_gaps = [who for gap in gaps for who in [[1]] * gap + [[0]]]
     start = [np.zeros(12)]
     alone = engine(start, clients, [[0]] * len(gaps), s)[0]
-    mixed = engine(start, clients, with_gaps, s)[0]
+    (mixed, _), kept = states_of(start, clients, with_gaps, s)
+    check_silent(kept, with_gaps)
     answers = [r for r, who in enumerate(with_gaps) if who == [0]]
     for r, expected in zip(answers, alone, strict=True):
         np.testing.assert_array_equal(mixed[r][0][:6], expected[0][:6])

@@ -59,6 +59,8 @@ def test_the_sweep_picks_the_new_method_up(tree: Path) -> None:
 
 
 def test_the_new_method_is_tested_unasked(tree: Path) -> None:
-    done = run(tree, "pytest", "-q", "-n0", "-p", "no:cacheprovider", "tests/test_limits.py", "-k", "leaky")
+    files = [f"tests/test_{name}.py" for name in ("limits", "properties", "staleness", "together", "checkpoint")]
+    done = run(tree, "pytest", "-v", "-n0", "-p", "no:cacheprovider", *files, "-k", "leaky")
     assert done.returncode == 0, done.stdout
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 2
+    for file in files:
+        assert re.search(rf"^{file}::.*leaky.* PASSED", done.stdout, re.MULTILINE), f"{file} did not meet the method"

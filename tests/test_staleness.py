@@ -43,12 +43,24 @@ def test_worked_example() -> None:
 @pytest.mark.parametrize("method", algorithms.names())
 def test_every_method_against_a_literal_count(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: dict[tuple[int, int], np.ndarray] = {}
-    after = Staleness.after
+    lengths: dict[tuple[int, int], float] = {}
+    differences: list[np.ndarray] = []  # d_k of every answer, in order
+    memories = [np.zeros((3, 18))]  # A_k before the first round and after each
+    before, after = Staleness.before, Staleness.after
+
+    def look(self: Staleness, difference: torch.Tensor, memory: torch.Tensor | None) -> None:
+        differences.append(difference.numpy().copy())
+        before(self, difference, memory)
 
     def record(self: Staleness, client: int, round_: int, message: Message, memory: torch.Tensor | None) -> None:
         sent[round_, client] = np.arange(18) if message.indices is None else message.indices.numpy()
+        lengths[round_, client] = math.hypot(*message.values.tolist())
         after(self, client, round_, message, memory)
 
+    def remember(state) -> None:
+        memories.append(state["memory"].get("accumulator", torch.zeros(3, 18)).numpy().copy())
+
+    monkeypatch.setattr(Staleness, "before", look)
     monkeypatch.setattr(Staleness, "after", record)
     generator = torch.Generator().manual_seed(3)
     clients = [
@@ -61,13 +73,14 @@ def test_every_method_against_a_literal_count(method: str, monkeypatch: pytest.M
     common = dict(test=clients[0], method=method, keep=0.2, local_epochs=1, batch_size=4, learning_rate=0.1, momentum=0)
     arguments = common | {"participants": PARTICIPANTS, "rounds": len(PARTICIPANTS), "evaluate_every": 1}
     plain, weights = flare.simulate(model, clients, **arguments)
-    history, measured_weights = flare.simulate(model, clients, **arguments, staleness=True)
+    history, measured_weights = flare.simulate(model, clients, **arguments, staleness=True, on_state=remember)
     assert list(plain.columns) + list(COLUMNS) == list(history.columns)
     assert plain.equals(history[plain.columns])  # measuring changes nothing
     assert all(torch.equal(weights[name], measured_weights[name]) for name in weights)
 
     chosen = algorithms.load(method)
     last = np.full((3, 18), -1)
+    answers = iter(differences)
     for round_, ids in enumerate(PARTICIPANTS):
         for client in ids:
             last[client, sent[round_, client]] = round_
@@ -77,9 +90,17 @@ def test_every_method_against_a_literal_count(method: str, monkeypatch: pytest.M
         for percent in (50, 90, 99):
             assert row[f"staleness_p{percent}"] == ages[round((ages.size - 1) * percent / 100)]
         assert row["never_sent"] == np.mean(last == -1)
-        assert row["message_norm"] > 0
-        remembers = "accumulator" in chosen.state
-        assert math.isnan(row["memory_norm"]) != remembers
-        if round_ == 0:  # nothing is remembered yet
-            assert math.isnan(row["memory_cosine"])
+        assert row["message_norm"] == pytest.approx(np.mean([lengths[round_, client] for client in ids]))
+        cosines = []
+        for client, difference in zip(ids, answers, strict=False):
+            memory = memories[round_][client]
+            if memory.any():
+                cosines.append(memory @ difference / (math.hypot(*memory) * math.hypot(*difference)))
+        if "accumulator" in chosen.state:
+            norms = [math.hypot(*memories[round_ + 1][client]) for client in ids]
+            assert row["memory_norm"] == pytest.approx(np.mean(norms)) and np.mean(norms) > 0
+            assert math.isnan(row["memory_cosine"]) == (not cosines) == (round_ == 0)
+        else:
+            assert math.isnan(row["memory_norm"]) and not cosines
+        assert row["memory_cosine"] == pytest.approx(np.mean(cosines) if cosines else math.nan, nan_ok=True)
     assert (history["never_sent"].diff().dropna() <= 0).all()

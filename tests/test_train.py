@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import stat
 from pathlib import Path
@@ -13,8 +14,12 @@ import pandas as pd
 import pytest
 import torch
 
-from flare import cli, datasets, record, train
+import flare
+from flare import cli, datasets, models, record, train
 from flare.config import ConfigError, Run, with_defaults
+from flare.datasets import partition
+from flare.models import fc
+from flare.simulation import double_softmax
 
 RUN = with_defaults(
     Run(
@@ -84,6 +89,40 @@ def test_the_engine_is_the_one_asked_for(engine: str | None, flag: str, data: Pa
     summary = train.train(run, data=data, output=tmp_path, wandb="disabled")
     assert summary["engine"] == (engine or "one-at-a-time")
     assert summary["config"]["engine"] == engine
+
+
+def test_the_keys_of_a_run_reach_the_simulation(data: Path, tmp_path: Path) -> None:
+    """Its rounds are those of flare.simulate called by hand, and would be others without any one of these keys."""
+    dealt = {"scheme": "dirichlet", "alpha": 0.5}
+    own = {"tau": 0.3, "tau_decay": 1.2, "percentile": 40, "pull_steps": 2}
+    keys = {
+        **{"available": 2, "momentum": 0.5, "shuffle": True, "fidelity": "authors", "staleness": True},
+        **{"evaluate_every": 1, "together": True, "loss": double_softmax, "settings": own},
+    }
+    given = {key: keys[key] for key in ("available", "momentum", "shuffle", "fidelity", "staleness", "evaluate_every")}
+    given |= {"engine": "together", "double_softmax": True, "method_settings": own, "partition": dealt}
+    train.train(with_defaults(dataclasses.replace(RUN, **given)), data=data, output=tmp_path, wandb="disabled")
+
+    known, test = (datasets.load("digits", data, part) for part in ("train", "test"))
+    clients = [
+        (torch.from_numpy(known.inputs[part]).float() / 16, torch.from_numpy(known.targets[part]).long())
+        for part in partition.split(known.targets, 3, dealt, 3)
+    ]
+
+    def rounds(**changes) -> pd.DataFrame:
+        history, _ = flare.simulate(
+            models.create("fc", (1, 8, 8), 10, fc.Settings(width=8, hidden_layers=1), 3, "paper"),
+            clients,
+            test=(torch.from_numpy(test.inputs).float() / 16, torch.from_numpy(test.targets).long()),
+            **{"method": "flare", "keep": "5e-2", "rounds": 5, "local_epochs": 2, "batch_size": 16, "seed": 3},
+            **{"learning_rate": 0.1, "momentum": 0, **changes},
+        )
+        return pd.read_csv(io.StringIO(history.to_csv(index=False)))  # as it is written
+
+    whole = rounds(**keys)
+    assert pd.read_csv(tmp_path / "rounds.csv")[whole.columns].equals(whole)
+    for key in keys:
+        assert not rounds(**{name: value for name, value in keys.items() if name != key}).equals(whole), key
 
 
 @pytest.mark.parametrize("method", ["fedavg", "topk", "flare", "ef21"])

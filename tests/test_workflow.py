@@ -228,6 +228,33 @@ def test_what_does_not_decide_a_result_plans_nothing(sweep: Path) -> None:
     assert planned(sweep, content) == []
 
 
+def test_a_sweep_goes_on_where_a_run_diverges_and_says_so(tmp_path: Path) -> None:
+    """At these learning rates topk diverges in a later round, and flare in the first, before any evaluation."""
+    content = copy.deepcopy(CONFIG) | {"wandb": {"mode": "disabled"}}
+    content["experiments"]["small"] |= {
+        "rounds": 20,
+        "seeds": [1],
+        "methods": {"topk": {"learning_rate": 10}, "flare": {"learning_rate": 1e30}, "ef21": {}},
+    }
+    figure = "results/figures/small/staleness.pdf"
+    arguments = ["tables", figure, "--cores", "2", "--configfile", write(tmp_path, content)]
+    done = snakemake(tmp_path, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = pd.read_csv(tmp_path / "results/tables/runs.csv", dtype={"keep": str}).set_index("method")
+    assert runs["status"].to_dict() == {"topk": "diverged", "flare": "diverged", "ef21": "finished"}
+    assert runs["diverged_round"]["flare"] == 0 and 0 < runs["diverged_round"]["topk"] < 19
+    assert (runs["rounds"] == runs["diverged_round"].fillna(20)).all()  # the remaining ones were not run
+    rounds = pd.read_csv(tmp_path / "results/tables/rounds.csv")
+    assert rounds.groupby("method")["round"].max()["topk"] < runs["diverged_round"]["topk"]
+    for suffix, mark in (("md", "| diverged | diverged |"), ("tex", "& diverged & diverged &")):
+        summary = (tmp_path / f"results/tables/summary.{suffix}").read_text().splitlines()
+        lost = [line for line in summary if mark in line]
+        assert len(lost) == 2 and all("0 (1 diverged)" in line for line in lost)
+    assert (tmp_path / figure).read_bytes().startswith(b"%PDF")
+    again = snakemake(tmp_path, *arguments)
+    assert "Nothing to be done" in again.stdout + again.stderr  # a diverged run is not run again
+
+
 def test_a_mistake_ends_before_any_job_with_one_line(sweep: Path) -> None:
     content = copy.deepcopy(CONFIG)
     content["experiments"]["small"]["methods"]["flair"] = {}
