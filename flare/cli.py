@@ -43,12 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("flare: interrupted", file=sys.stderr)
         return 130
     except ConfigError as error:
-        print(f"flare: {error}", file=sys.stderr)
+        print(f"flare: {_in_one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:  # a file or a folder of the arguments, or a disk
         named = error.filename2 or error.filename  # the second is the name that a finished file was to get
         where = f"{named}: " if named else ""
-        print(f"flare: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"flare: {_in_one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 1 if error.errno in _NOT_THE_ARGUMENTS else 2
     except (MemoryError, RuntimeError) as error:
         said = " ".join(str(error).split())
@@ -63,6 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"flare: {error}", file=sys.stderr)
         return 2
+
+
+def _in_one_line(message: object) -> str:
+    """The message, where a file's name has line breaks, too."""
+    return " ".join(str(message).splitlines())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -243,6 +248,9 @@ def _parser() -> argparse.ArgumentParser:
 
     compare = commands.add_parser("compare", help="set the runs beside the numbers that the FLARE authors published")
     compare.add_argument("runs", nargs="+", help="run folders; braces like seed-{1,2,3} are expanded")
+    compare.add_argument(
+        "--settings", nargs="+", default=[], metavar="DIGEST", help="of the runs' settings, one per RUNS: refuse others"
+    )
     compare.add_argument("--reference", type=Path, default=Path("config/reference.csv"))
     compare.add_argument("--output", type=Path, required=True, help="file name without .csv and .md")
     compare.set_defaults(command=_compare)
@@ -308,9 +316,22 @@ def _pair(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     try:
-        return key, yaml.safe_load(value)
+        found = configuration.parse(value)
+        configuration.check_values({key: found})
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     except (yaml.YAMLError, ValueError, RecursionError):
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE with a value in YAML") from None
+    return key, found
+
+
+def _settings(flag: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """KEY=VALUE arguments as a mapping; a key may be there once."""
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
+        raise ConfigError(f"{flag}: {twice} is there twice; once")
+    return out
 
 
 def _fetch(chosen: argparse.Namespace) -> None:
@@ -326,7 +347,7 @@ def _given(chosen: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(chosen, name) for name in names if getattr(chosen, name, None) is not None}
     for name in ("partition", "model_settings", "method_settings", "tuned"):
         if name in given:
-            given[name] = dict(given[name])
+            given[name] = _settings(f"--{name.replace('_', '-')}", given[name])
     if "learning_rate" in {**given.get("tuned", {}), **dict(getattr(chosen, "space", ()))}:
         given.setdefault("learning_rate", 1.0)
     elif "learning_rate" not in given:
@@ -340,7 +361,7 @@ def _train(chosen: argparse.Namespace) -> bool:
     if len(folders) == 1 and "seed" in given:
         seeds = [given["seed"]]
     else:
-        named = [re.fullmatch(r"seed-(0|[1-9][0-9]*)", folder.name) for folder in folders]
+        named = [re.fullmatch(r"seed-(0|[1-9][0-9]{0,9})", folder.name) for folder in folders]
         if "seed" in given or not all(named) or len({folder.absolute() for folder in folders}) < len(folders):
             raise ConfigError(
                 "--output: several folders, or one without --seed, must be called seed-N, each once, and no --seed"
@@ -378,7 +399,7 @@ def _study(chosen: argparse.Namespace) -> tuning.Study:
     given.pop("validation", None)
     run = configuration.with_defaults(Run(**given | {"seed": 0}))
     configuration.check_run(run)
-    space = tuning.check_ranges("--space", dict(chosen.space), algorithms.load(run.method).settings)
+    space = tuning.check_ranges("--space", _settings("--space", chosen.space), algorithms.load(run.method).settings)
     configuration.choose("--objective", chosen.objective, tuning.OBJECTIVES)
     configuration.choose("--mode", chosen.mode, tuning.MODES)
     names = ("seeds", "batches", "trials", "validation", "objective", "mode")
@@ -412,7 +433,9 @@ def _count_labels(chosen: argparse.Namespace) -> None:
     from flare.record import write_whole
 
     split = datasets.load(chosen.dataset, chosen.data, "train")
-    parts = partition.split(split.targets, chosen.clients, dict(chosen.partition), chosen.seed, split.clients)
+    parts = partition.split(
+        split.targets, chosen.clients, _settings("--partition", chosen.partition), chosen.seed, split.clients
+    )
     counts = partition.count(split.targets, parts, datasets.module(chosen.dataset).CLASSES)
     lines = ["experiment,client,label,samples"]
     for client, row in enumerate(counts):
@@ -423,6 +446,14 @@ def _count_labels(chosen: argparse.Namespace) -> None:
 def _tabulate(chosen: argparse.Namespace) -> None:
     from flare import tables
 
+    folders, digests = _runs(chosen)
+    tables.tabulate(folders, chosen.output, digests)
+
+
+def _runs(chosen: argparse.Namespace) -> tuple[list[Path], list[str | None]]:
+    """The folders of the runs that are given, and the digest of each one's settings where that is given, too."""
+    from flare import tables
+
     if chosen.settings and len(chosen.settings) != len(chosen.runs):
         raise ConfigError(f"--settings: {len(chosen.settings)} are not allowed; one per RUNS, {len(chosen.runs)}")
     found = [
@@ -430,7 +461,7 @@ def _tabulate(chosen: argparse.Namespace) -> None:
         for pattern, digest in itertools.zip_longest(chosen.runs, chosen.settings)
         for folder in tables.expand(pattern)
     ]
-    tables.tabulate([folder for folder, _ in found], chosen.output, [digest for _, digest in found])
+    return [folder for folder, _ in found], [digest for _, digest in found]
 
 
 def _plot(chosen: argparse.Namespace) -> None:
@@ -489,10 +520,10 @@ def _render(chosen: argparse.Namespace) -> None:
 
 
 def _compare(chosen: argparse.Namespace) -> None:
-    from flare import reference, tables
+    from flare import reference
 
-    folders = [Path(folder) for pattern in chosen.runs for folder in tables.expand(pattern)]
-    reference.compare(folders, chosen.reference, chosen.output)
+    folders, digests = _runs(chosen)
+    reference.compare(folders, chosen.reference, chosen.output, digests)
 
 
 def _plan(chosen: argparse.Namespace) -> None:
@@ -535,4 +566,6 @@ def _wandb_report(chosen: argparse.Namespace) -> bool:
 
 
 def _check(chosen: argparse.Namespace) -> None:
-    print(f"{chosen.config}: {len(configuration.runs(configuration.load(chosen.config)))} runs")
+    config = configuration.load(chosen.config)
+    configuration.check_folders(config, str(chosen.config))
+    print(f"{chosen.config}: {len(configuration.runs(config))} runs")

@@ -11,8 +11,10 @@ import functools
 import itertools
 import json
 import math
+import os
 import re
 import shlex
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,8 @@ OVERRIDES = ("learning_rate", "momentum")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # A configuration with more values than this, or deeper, is no configuration: YAML can refer to itself.
 _VALUES, _DEPTH, _LENGTH = 1_000_000, 20, 1000
+# YAML takes seconds for a larger file; and Snakemake minutes for more runs.
+_BYTES, _RUNS = 256_000, 1_000_000
 # Beyond this no setting has a meaning, and whole numbers do not fit where they are used.
 _LARGEST = 1_000_000_000
 
@@ -83,7 +87,7 @@ def choose(key: str, value: Any, allowed: Iterable[str]) -> str:
     raise ConfigError(f"{key}: {shown(value)} is unknown{hint}; one of {', '.join(names)}")
 
 
-def check_keep(keep: Any) -> float | None:
+def check_keep(keep: Any, key: str = "keep") -> float | None:
     """The fraction sent, in (0, 1], of a number or its string; None for "dense"."""
     if keep is None or keep == "dense":
         return None
@@ -92,7 +96,7 @@ def check_keep(keep: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         fraction = math.nan
     if not 0 < fraction <= 1:
-        raise ConfigError(f"keep: {shown(keep)} is out of range; 'dense', or above 0 and at most 1")
+        raise ConfigError(f"{key}: {shown(keep)} is out of range; 'dense', or above 0 and at most 1")
     return fraction
 
 
@@ -205,7 +209,10 @@ def yaml_scalar(value: Any) -> str:
         digits = repr(value)  # 1e-05 without a point would be text
         return digits.replace("e", ".0e") if "e" in digits and "." not in digits else digits
     if isinstance(value, str):
-        return value if yaml.safe_load(value) == value else json.dumps(value)
+        try:
+            return value if yaml.safe_load(value) == value else json.dumps(value)
+        except ValueError:  # a date that is none
+            return json.dumps(value)
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -224,6 +231,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """Refuses 010 and 1:30, which YAML 1.1 would quietly read as 8 and 90."""
+    number: int = loader.construct_yaml_int(node)
+    if ":" in node.value or re.fullmatch(r"[-+]?0[0-9_]+", node.value):
+        said = f"{shown(node.value)} would be read as {shown(number)}; write the number plainly, or text in quotes"
+        raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
+    return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read and check a configuration file."""
     config = read(path)
@@ -235,29 +254,77 @@ def load(path: Path) -> dict[str, Any]:
 def read(path: Path) -> Any:
     """What is in a configuration file, yet to be checked; ConfigError where that is not UTF-8 or not YAML."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        with open(path, "rb") as file:
+            content = file.read(_BYTES + 1)
+        if len(content) > _BYTES:
+            raise ConfigError(f"{path}: more than {_BYTES} bytes; a configuration, at most that long")
+        return parse(content.decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; a file with a configuration") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply; at most {_DEPTH} levels") from None
-    # Of these, ValueError is what YAML makes of a date or a number that is none.
+    except ConfigError:
+        raise
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         said = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else str(error)
         raise ConfigError(f"{path}: {' '.join(said.split())[:300]}; YAML in UTF-8 is expected") from None
 
 
+def parse(text: str) -> Any:
+    """The value of a YAML text; YAMLError, ValueError or RecursionError where it is none, or a key is there twice."""
+    try:
+        return yaml.load(text, _Loader)
+    except (LookupError, AttributeError, TypeError) as error:  # what YAML makes of !!bool x, !!int "" or !!timestamp x
+        raise ValueError("a tag (!!) that its value does not fit") from error
+
+
 def check(config: Any, source: str = "config") -> None:
     """Raise ConfigError, one line, for the first thing in the configuration that is not allowed."""
     try:
-        _check_values(config)
+        check_values(config)
         error = jsonschema.exceptions.best_match(_validator().iter_errors(config))
         if error:
             raise ConfigError(_in_words(error))
+        for key in ("data", "results"):
+            _check_folder(key, config.get(key, key))
+        seen: dict[str, str] = {}
         for name, experiment in config["experiments"].items():
+            if (other := seen.setdefault(name.lower(), name)) != name:
+                allowed = "another name, as some disks take the two for one folder"
+                raise ConfigError(f"experiments: {name!r} is not allowed beside {other!r}; {allowed}")
             _check_experiment(f"experiments.{name}", experiment)
     except ConfigError as problem:
         raise ConfigError(f"{source}: {problem}") from None
+
+
+def _check_folder(key: str, folder: str) -> None:
+    """Refuse a folder whose files Snakemake would have under two names, or that is not one's own to keep things in."""
+    parts = Path(os.path.normpath(folder)).parts
+    if not parts or parts[0] == "//" or parts == ("/",) or ".snakemake" in parts:
+        raise ConfigError(
+            f"{key}: {shown(folder)} is not allowed; a folder of its own, not '.', '/', '//...' or in .snakemake"
+        )
+    if any(len(part.encode()) > 255 for part in parts):
+        raise ConfigError(f"{key}: {shown(folder)} is not allowed; at most 255 bytes between two slashes")
+
+
+def check_folders(config: Mapping[str, Any], source: str = "config") -> None:
+    """Raise ConfigError where something on the disk is in the way of the folders of a checked configuration."""
+    for key in ("data", "results"):
+        folder = Path(config.get(key, key))
+        for path in (folder, *folder.parents):
+            try:
+                problem = "" if stat.S_ISDIR(path.stat().st_mode) else "not a folder"
+            except (FileNotFoundError, NotADirectoryError):
+                if not path.is_symlink():
+                    continue
+                problem = "a link to nothing"
+            except OSError as error:
+                problem = f"out of reach ({error.strerror})"
+            if problem:
+                raise ConfigError(f"{source}: {key}: {str(folder)!r} is not allowed, as {path} is {problem}; a folder")
+            break
 
 
 @functools.cache
@@ -265,7 +332,7 @@ def _validator() -> Any:
     return Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
 
 
-def _check_values(config: Any) -> None:
+def check_values(config: Any) -> None:
     """What no key takes, wherever it is: so that what follows needs no fear of it, and neither does a message."""
     rest: list[tuple[str, Any, int]] = [("", config, 0)]
     for count in itertools.count():
@@ -290,6 +357,9 @@ def _check_values(config: Any) -> None:
             raise ConfigError(f"{key}: {shown(value)} is not allowed; {allowed}")
         elif isinstance(value, int) and abs(value) >= 10**18:
             raise ConfigError(f"{key}: a number of more than 18 digits is not allowed; a smaller one")
+        elif value is not None and not isinstance(value, str | int | float):
+            allowed = "text, a number, true, false, null, a list or a mapping"
+            raise ConfigError(f"{key}: a {type(value).__name__} is not allowed; {allowed}")
 
 
 def _in_words(error: jsonschema.ValidationError) -> str:
@@ -357,15 +427,18 @@ def _check_experiment(where: str, experiment: Mapping[str, Any]) -> None:
         check_settings(method.settings, own, f"{where}.methods.{name}")
         if not method.dense and not experiment.get("keep"):
             raise ConfigError(f"{where}: 'keep' is missing; method {name} compresses, so say which fractions are sent")
+    axes = (experiment[key] for key in ("methods", "seeds", "keep", "local_epochs") if key in experiment)
+    if (count := math.prod(map(len, axes))) > _RUNS:
+        raise ConfigError(f"{where}: methods x keep x local_epochs x seeds are {count} runs; at most {_RUNS}")
     tuning.check(where, experiment)
 
 
 def check_spelling(key: str, keep: str) -> None:
     """Refuse a keep whose folder would have a second name: 1e-3, not 0.001; 0.5; 1; dense."""
-    fraction = check_keep(keep)
-    if fraction is None:
+    if keep == "dense":
         return
-    if fraction < 1e-300:
+    fraction = check_keep(keep, key)
+    if fraction is None or fraction < 1e-300:
         raise ConfigError(f"{key}: {shown(keep)} is not allowed; at least '1e-300'")
     mantissa, exponent = f"{fraction:.0e}".split("e")
     short = f"{mantissa}e{int(exponent)}"

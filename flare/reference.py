@@ -13,6 +13,7 @@ all, in data or settings, and no caveat.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +22,8 @@ from typing import Any
 import pandas as pd
 
 from flare.datasets import DataError
-from flare.record import write_whole
-from flare.tables import statistics
+from flare.record import settings_digest, write_whole
+from flare.tables import check_digest, check_versions, statistics
 
 SOURCE = "RanGreidi/FLARE-Federated-Learning-with-Accumulated-Regularized-Embeddings"
 CELL = ("experiment", "dataset", "model", "method", "keep", "local_epochs")
@@ -34,33 +35,44 @@ SETTINGS = (
 )
 
 
-def compare(folders: Sequence[Path], reference: Path, output: Path) -> None:
+def compare(
+    folders: Sequence[Path], reference: Path, output: Path, settings: Sequence[str | None] | None = None
+) -> None:
     """Write `output`.csv and `output`.md: one row per cell of the run folders, in their order.
 
     n, final_accuracy, final_accuracy_low, final_accuracy_high: ours, over the finished seeds, with the 95 % t-interval;
     reference_dataset, reference_accuracy, curve: theirs; comparable: "yes", "no", or "" where they have no such cell;
-    differs: why not, setting by setting, ours before theirs.
+    differs: why not, setting by setting, ours before theirs. settings: as for `flare.tables.tabulate`, with the same
+    DataError where a run has others, or was made with other versions than the others.
     """
     rows = _read(reference)
     cells: dict[tuple[Any, ...], dict[str, str]] = {}
-    finals = []
-    for folder in folders:
+    records = []
+    for folder, digest in itertools.zip_longest(folders, settings or ()):
         try:
             record = json.loads((folder / "run.json").read_bytes())
+            found = settings_digest(record["config"])
+        except OSError as error:
+            raise DataError(f"{folder}/run.json: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise _no_record(folder, error) from None
+        check_digest(folder, found, digest)
+        records.append(record)
+    check_versions(folders, [{"versions": record.get("versions")} for record in records])
+    finals = []
+    for folder, record in zip(folders, records, strict=True):
+        try:
             cells.setdefault(tuple(record[name] for name in CELL), _settings(record))
             if record["status"] == "finished":
                 final = float(record["final_accuracy"])
                 finals.append({name: record[name] for name in CELL} | {"final_accuracy": final})
-        except OSError as error:
-            raise DataError(f"{folder}/run.json: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            said = " ".join(str(error).split())[:200]
-            raise DataError(f"{folder}/run.json: not the record of a run: {said}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise _no_record(folder, error) from None
     measured = statistics(pd.DataFrame(finals, columns=[*CELL, "final_accuracy"]), CELL, "final_accuracy")
     table = []
-    for cell, settings in cells.items():
+    for cell, decided in cells.items():
         ours = measured.loc[cell].to_dict() if cell in measured.index else {"n": 0}
-        row, differs = _nearest(settings, rows)
+        row, differs = _nearest(decided, rows)
         table.append(
             dict(zip(CELL, cell, strict=True))
             | {"n": int(ours["n"])}
@@ -79,6 +91,10 @@ def compare(folders: Sequence[Path], reference: Path, output: Path) -> None:
     frame = pd.DataFrame(table)
     write_whole(Path(f"{output}.csv"), frame.to_csv(index=False, lineterminator="\n").encode())
     write_whole(Path(f"{output}.md"), _markdown(frame).encode())
+
+
+def _no_record(folder: Path, error: Exception) -> DataError:
+    return DataError(f"{folder}/run.json: not the record of a run: {' '.join(str(error).split())[:200]}")
 
 
 def _read(path: Path) -> list[dict[str, str]]:

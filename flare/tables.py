@@ -76,6 +76,8 @@ def expand(pattern: str) -> list[str]:
     """
     parts = re.split(r"\{([^{}]+)\}", pattern)
     choices = [part.split(",") if place % 2 else [part] for place, part in enumerate(parts)]
+    if (count := math.prod(map(len, choices))) > 1_000_000:
+        raise DataError(f"{shown(pattern)}: stands for {count} paths; at most 1000000")
     return ["".join(chosen) for chosen in itertools.product(*choices)]
 
 
@@ -92,10 +94,7 @@ def tabulate(folders: Sequence[Path], output: Path, settings: Sequence[str | Non
     seen: dict[tuple[Any, ...], Path] = {}
     for folder, digest in itertools.zip_longest(map(Path, folders), settings or ()):
         record, content = _read_run(folder)
-        if digest and record["digest"] != digest:
-            raise DataError(
-                f"{folder}: made with other settings than the configuration's; delete it, and it is run again"
-            )
+        check_digest(folder, record["digest"], digest)
         key = tuple(record[name] for name in IDENTITY)
         if key in seen:
             raise DataError(f"{folder}: the same run as {seen[key]}; give every run once")
@@ -103,7 +102,7 @@ def tabulate(folders: Sequence[Path], output: Path, settings: Sequence[str | Non
         records.append(record)
         rounds.append(content)
 
-    _check_versions(list(seen.values()), records)
+    check_versions(list(seen.values()), records)
     everything = pd.DataFrame(records)
     everything["family"] = _families(everything)
     everything = everything.astype(dict.fromkeys(_WHOLE, "Int64") | dict.fromkeys(_REAL, "float64"))
@@ -300,6 +299,12 @@ def _read_run(folder: Path) -> tuple[dict[str, Any], bytes]:
     except KeyError as error:
         raise DataError(f"{folder}/run.json: {error.args[0]} is missing") from None
 
+    try:
+        record["available"] = settings.get("available") or settings.get("clients")
+        record["digest"] = settings_digest(settings)
+        record["settings"] = _without_availability(settings)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise DataError(f"{folder}/run.json: config: not the settings of a run") from None
     if record["status"] not in ("finished", "diverged"):
         raise DataError(f"{folder}/run.json: status: {record['status']!r}; finished or diverged")
     named = Path(*folder.absolute().parts[-5:])
@@ -321,13 +326,16 @@ def _read_run(folder: Path) -> tuple[dict[str, Any], bytes]:
         raise DataError(f"{folder}/run.json: tuned: {shown(record['tuned'])}; true or false")
     _check_rounds(folder / "rounds.csv", record, rounds)
     record["versions"] = found.get("versions")
-    record["digest"] = settings_digest(settings)
-    record["available"] = settings.get("available") or settings.get("clients")
-    record["settings"] = _without_availability(settings)
     return record, rounds
 
 
-def _check_versions(folders: Sequence[Path], records: Sequence[Mapping[str, Any]]) -> None:
+def check_digest(folder: Path, found: str, expected: str | None) -> None:
+    """Raise DataError where a run has other settings than is known of it."""
+    if expected and found != expected:
+        raise DataError(f"{folder}: made with other settings than the configuration's; delete it, and it is run again")
+
+
+def check_versions(folders: Sequence[Path], records: Sequence[Mapping[str, Any]]) -> None:
     """Raise DataError where runs were made with different versions of what decides their bits."""
     first: tuple[Path, dict[str, Any]] | None = None
     for folder, record in zip(folders, records, strict=True):

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from flare.config import Run
+from flare.record import write_whole
 
 MODES = ("offline", "online", "disabled")
 INIT_SECONDS, FINISH_SECONDS, ABANDON_SECONDS = 20.0, 30.0, 3.0
@@ -81,7 +82,7 @@ class Mirror:
             config=settings,
         )
         if mode == "online":
-            mark(Path(started.settings.sync_file)).write_text(TRIED)
+            write_whole(mark(Path(started.settings.sync_file)), TRIED.encode())
         started.define_metric("*", step_metric="round")
         return started
 
@@ -229,7 +230,7 @@ def check_sent(record: Path) -> None:
     """Mark the record of a finished online run as sent; RuntimeError where the server refused a part of it."""
     for _, reason in refusals(record.parent / "logs" / "debug-internal.log"):
         raise RuntimeError(reason)
-    mark(record).write_text(SENT)
+    write_whole(mark(record), SENT.encode())
 
 
 @contextlib.contextmanager

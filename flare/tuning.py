@@ -58,6 +58,8 @@ OBJECTIVES = ("accuracy", "loss")
 MODES = ("batches", "single")
 # Trials before the sampler's model takes over: whole batches with at least so many.
 FIRST = 4
+# Runs of a study; Snakemake lists them all.
+MOST = 100_000
 # A best value nearer than this to an end of its range, as a share of the range, may have its optimum beyond.
 EDGE = 0.05
 
@@ -209,6 +211,12 @@ def check(where: str, experiment: Mapping[str, Any]) -> None:
                 f" {where}.tuning is needed: at least {{seeds: [...]}}, other than the experiment's"
             )
     settings = settings or {}
+    for name in ("", *settings.get("methods", {})):
+        budget = {"batches": 4, "trials": 6} | settings | settings.get("methods", {}).get(name, {})
+        count = budget["batches"] * budget["trials"] * len(budget.get("seeds", ()))
+        if count > MOST:
+            place = f"{where}.tuning" + (f".methods.{name}" if name else "")
+            raise ConfigError(f"{place}: batches x trials x seeds are {count} runs of a study; at most {MOST}")
     for seed in settings.get("seeds", []):
         if seed in experiment["seeds"]:
             raise ConfigError(
@@ -400,7 +408,7 @@ def read_values(path: Path, study: str, trial: int | None = None) -> dict[str, A
         raise DataError(f"{path}: {error.strerror}") from None
     except DataError:
         raise
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, StopIteration, RecursionError):
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, StopIteration, RecursionError):
         what = "best.yaml of a study" if trial is None else f"proposals.json with trial {trial}"
         raise DataError(f"{path}: not a {what}; delete it and run again") from None
 
@@ -514,7 +522,7 @@ def read(folder: Path) -> tuple[dict[str, Any], list[Trial]]:
             raise ValueError(f"study.json: no {', '.join(sorted(missing))}")
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}; the study is not over") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{folder}: not a study that is over: {' '.join(str(error).split())[:200]}") from None
     return study, trials
 

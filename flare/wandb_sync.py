@@ -119,10 +119,10 @@ def _send(records: Sequence[Path]) -> tuple[int, str]:
     done = 0
     for record in records:
         if record.with_suffix(".wandb.synced").exists() and str(record) not in lacking:
-            tracking.mark(record).write_text(tracking.SENT)
+            write_whole(tracking.mark(record), tracking.SENT.encode())
             done += 1
         elif f"/runs/{tracking.id_of(record)}" in said:  # the SDK names the page of a run that has begun
-            tracking.mark(record).write_text(tracking.TRIED)
+            write_whole(tracking.mark(record), tracking.TRIED.encode())
     reasons = [line for line in said.splitlines() if "rror" in line] + [reason for _, reason in refused]
     return done, " ".join((reasons or ["the SDK does not say why"])[0].replace("wandb: ERROR", "").split())
 

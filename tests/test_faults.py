@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import math
 import multiprocessing
@@ -452,15 +453,26 @@ def test_a_download_that_is_interrupted_is_begun_again(tmp_path: Path, monkeypat
 
 
 class FullDisk:
-    """Makes the n-th call of one of these functions fail, and all after it, as a full disk does."""
-
-    CALLS = ("replace", "fsync", "fdopen", "write")
+    """Makes the n-th call that reaches the disk fail, and all after it, as a full disk does: a file is opened, half
+    written, written, written out, made readable, or gets its name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         self.left = number
-        for name in ("replace", "fsync"):
+        for name in ("replace", "fsync", "chmod"):
             monkeypatch.setattr(os, name, self.failing(getattr(os, name)))
         monkeypatch.setattr(record.tempfile, "mkstemp", self.failing(record.tempfile.mkstemp))
+        genuine = os.fdopen
+
+        def fdopen(handle: int, mode: str, *args: Any, **kwargs: Any) -> Any:
+            if mode != "wb":
+                return genuine(handle, mode, *args, **kwargs)
+
+            class Full(io.FileIO):
+                write = self.failing(io.FileIO.write)
+
+            return InHalves(Full(handle, "wb"))
+
+        monkeypatch.setattr(os, "fdopen", fdopen)
 
     def failing(self, genuine: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -470,6 +482,17 @@ class FullDisk:
             return genuine(*args, **kwargs)
 
         return call
+
+
+class InHalves(io.BufferedWriter):
+    """What is written reaches the file in two parts."""
+
+    def write(self, content: Any) -> int:
+        half = len(content) // 2
+        for part in (content[:half], content[half:]):
+            super().write(part)
+            self.flush()
+        return len(content)
 
 
 def new_run(folder: Path, data: Path) -> list[str]:
@@ -577,7 +600,7 @@ def test_wherever_the_disk_is_full_the_old_files_stay_whole(
             break
         assert code == 1
         one_line(capsys, "No space left on device")
-    assert number >= 3  # each file: it is opened, written out and gets its name
+    assert number >= 6  # each file: opened, written in two parts, written out, made readable, named
 
 
 def test_a_study_of_too_few_trials_for_importances_has_its_figure(data: Path, tmp_path: Path) -> None:
@@ -623,34 +646,26 @@ SEEDS = (1, 2, 3, 4)
 
 
 def slow_sweep(folder: Path, data: Path) -> None:
-    """Four runs in one process, then their tables; every write to the disk takes its time, in small pieces."""
-    genuine = os.fdopen
+    """Four runs in one process, then their tables; every write to the disk takes its time, in small pieces: that of a
+    result, of a table, and of a checkpoint, which is written after every three rounds."""
 
-    def fdopen(handle: int, mode: str) -> Any:
-        file = genuine(handle, mode, buffering=0)
+    class Slow(io.FileIO):
+        def write(self, content: Any) -> int:
+            view = memoryview(content).cast("B")
+            step = max(1, len(view) // 8)
+            for start in range(0, len(view), step):
+                super().write(view[start : start + step])
+                time.sleep(0.004)
+            return len(view)
 
-        class Slow:
-            def __enter__(self) -> Slow:
-                return self
+    def fsync(handle: int) -> None:
+        time.sleep(0.01)
+        os.fsync(handle)
 
-            def __exit__(self, *_: object) -> None:
-                file.close()
-
-            def write(self, content: bytes) -> None:
-                step = max(1, len(content) // 8)
-                for start in range(0, len(content), step):
-                    file.write(content[start : start + step])
-                    time.sleep(0.004)
-
-            def flush(self) -> None: ...
-
-            def fileno(self) -> int:
-                return int(file.fileno())
-
-        return Slow()
-
-    # As `record` sees it, and nothing else does.
-    record.os = types.SimpleNamespace(**vars(os) | {"fdopen": fdopen})  # type: ignore[assignment]
+    # As these two see it, and nothing else does.
+    slow_os = types.SimpleNamespace(**vars(os) | {"fdopen": Slow, "fsync": fsync})
+    record.os = checkpoint.os = slow_os  # type: ignore[assignment]
+    checkpoint.open = lambda path, mode: io.BufferedWriter(Slow(path, mode), 1 << 20)  # type: ignore[attr-defined]
     torch.set_num_threads(1)
     fields = [name for name in Run.__dataclass_fields__ if name != "seed"]
     cell = folder / "runs" / RUN.cell
@@ -659,7 +674,7 @@ def slow_sweep(folder: Path, data: Path) -> None:
     with open(f"{folder}.log", "w") as said, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         code = 0
         if left:
-            given = ["--wandb", "disabled", "--data", str(data), "--checkpoint-seconds", "0"]
+            given = ["--wandb", "disabled", "--data", str(data), "--checkpoint-rounds", "3"]
             code = cli.main(["train", *RUN.flags(*fields).split(), *given, "--output", *left])
         code = code or cli.main(["tabulate", *outputs, "--output", str(folder / "tables")])
     os._exit(code)
@@ -699,6 +714,7 @@ def test_fifty_kills_on_a_slow_disk_lose_nothing(data: Path, tmp_path: Path) -> 
     assert len(expected) == 2 * len(SEEDS) + 6
     draw, kills, done, number, starts = random.Random(3), 0, 0, 0, 0
     kept: set[str] = set()
+    torn = {name: 0 for name in (checkpoint.PART, ".rounds.csv.", ".run.json.", "tables/.")}
     folder = tmp_path / "0"
     while kills < 50:
         process = start(folder)
@@ -708,6 +724,9 @@ def test_fifty_kills_on_a_slow_disk_lose_nothing(data: Path, tmp_path: Path) -> 
             process.kill()
             process.join()
         assert process.exitcode in (0, -signal.SIGKILL), Path(f"{folder}.log").read_text()
+        left = [str(path) for path in folder.glob("**/.*")]
+        for name in torn:
+            torn[name] += any(name in path for path in left)
         now = check_whole(folder, expected)
         assert kept <= now  # what was there is there
         kept = now
@@ -721,6 +740,7 @@ def test_fifty_kills_on_a_slow_disk_lose_nothing(data: Path, tmp_path: Path) -> 
     assert process.exitcode == 0 and check_whole(folder, expected) == expected.keys()
     assert not list(folder.glob("runs/**/checkpoint*")) and not list(folder.glob("runs/**/.*"))
     assert done >= 4
+    assert sum(torn.values()) >= 15 and min(torn.values()) >= 1, torn  # it did die in the middle of writing
 
 
 # ---- old results beside new ones ------------------------------------------------------------------------------------
@@ -750,6 +770,10 @@ def test_old_results_beside_new_ones_are_named_and_in_no_table(
     assert cli.main(command) == 2
     one_line(capsys, str(folders[1]), words)
     assert files(tmp_path / "tables") == before
+    reference = ["--reference", str(ROOT / "config/reference.csv"), "--output", str(tmp_path / "reference")]
+    assert cli.main(["compare", pattern, "--settings", digest, *reference]) == 2
+    one_line(capsys, str(folders[1]), words)
+    assert not list(tmp_path.glob("reference.*"))
 
 
 def test_the_digest_of_a_run_is_that_of_its_record(data: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What is broken is one line: configurations, arguments, and the files that are read.
 
 The same examples on every run (tests/conftest.py). 300 broken configurations are made from config/config.yaml by one
-change each; none of them starts a job, since `check` ends before there is any.
+change each, and are given to the command line and to Snakemake itself, which starts no job with any of them.
 """
 
 from __future__ import annotations
@@ -218,22 +218,70 @@ def is_one_line(said: str, start: str = "") -> bool:
     return len(said.splitlines()) == 1 and said.startswith(start) and "Traceback" not in said and len(said) < 1000
 
 
-def test_300_broken_configurations_are_300_lines_of_many_kinds() -> None:
-    seen: set[str] = set()
+# Snakemake in one process, since its start takes seconds. The target does not exist: of a configuration that is let
+# through no job starts, either, but that ends with exit code 1.
+SNAKEMAKE = """
+import contextlib, io, json, sys, time
+from snakemake.cli import main
+for file in sys.argv[3:]:
+    said, begun = io.StringIO(), time.process_time()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            where = ["--snakefile", sys.argv[1], "--directory", sys.argv[2]]
+            main([*where, "--cores", "1", "--configfile", file, "--", "x"])
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, said.getvalue(), time.process_time() - begun]))
+"""
+
+
+def by_snakemake(folder: Path, names: list[str]) -> list[tuple[int, list[str], float]]:
+    """Exit code, lines said and seconds taken of Snakemake for each of these configurations in the folder."""
+    command = [sys.executable, "-c", SNAKEMAKE, str(ROOT / "Snakefile"), str(folder), *names]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == len(names)
+    own = "Using workflow specific profile"
+    return [
+        (code, [line for line in said.splitlines() if not line.startswith(own)], took) for code, said, took in found
+    ]
+
+
+@pytest.mark.workflow
+@pytest.mark.timeout(600)  # 40 s where nothing else runs
+def test_300_broken_configurations_are_300_lines_of_many_kinds_and_no_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    mappings: list[bool] = []
 
     @settings(max_examples=300)
     @given(broken())
     def one_line_each(content: Any) -> None:
-        with pytest.raises(ConfigError) as caught:
-            config.check(content, "a file.yaml")
-        said = str(caught.value)
-        assert is_one_line(said, "a file.yaml: ") and (
-            "; " in said or "unknown" in said or "needed" in said or " reads " in said
-        ), said
-        seen.add(said)
+        file, begun = tmp_path / f"{len(said)}.yaml", time.process_time()
+        file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        capsys.readouterr()
+        assert cli.main(["check", str(file)]) == 2
+        told = capsys.readouterr()
+        assert told.out == "" and is_one_line(told.err, f"flare: {file}: ") and time.process_time() - begun < 5, told
+        assert "; " in told.err or "unknown" in told.err or "needed" in told.err or " reads " in told.err, told.err
+        said.append(told.err.rstrip("\n"))
+        mappings.append(isinstance(content, dict))
 
     one_line_each()
-    assert len(seen) > 120
+    assert len(said) >= 300 and len({line.partition(": ")[2].partition(": ")[2] for line in said}) > 120
+
+    (tmp_path / "good.yaml").write_text(TEXT)
+    names = [*map(str, range(len(said))), "good"]
+    *told, (code, lines, _) = by_snakemake(tmp_path, [f"{tmp_path}/{name}.yaml" for name in names])
+    assert code == 1 and "No rule to produce x" in " ".join(lines)  # a good one gets beyond the check
+    for line, is_mapping, (code, lines, took) in zip(said, mappings, told, strict=True):
+        assert took < 5 and "Traceback" not in " ".join(lines)
+        # Of a file that is no mapping Snakemake's own reader says so, before it reads this workflow (config/README.md).
+        assert (code, lines) == (2, [line]) if is_mapping else code == 1, (line, lines)
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".yaml" and path.name != ".snakemake"]
+    assert not list(tmp_path.glob(".snakemake/metadata/*")) and not list(tmp_path.glob(".snakemake/incomplete/*"))
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -287,6 +335,15 @@ FILES = {
     "nested": b"[" * 1500,
     "twice": b"experiments: {}\nexperiments: {}\n",
     "Python": b"experiments: !!python/object/apply:os.mkdir [exploded]\n",
+    "pairs that laugh": b"a: &a !!omap [x: 1]\n"
+    + b"".join(b"%c: &%c !!omap [%s]\n" % (c, c, b",".join([b"k: *%c" % (c - 1)] * 9)) for c in b"bcdefghijklm"),
+    "too long": b"results: " + b"x" * 300_000,
+    "octal": TEXT.replace("rounds: 80", "rounds: 080").replace("080", "010").encode(),
+    "minutes": TEXT.replace("rounds: 80", "rounds: 1:30").encode(),
+    "no such number": b"threads: !!int ''\n",
+    "no such truth": b"threads: !!bool x\n",
+    "no such time": b"threads: !!timestamp x\n",
+    "a set": b"experiments: !!set {a, b}\n",
 }
 
 
@@ -323,7 +380,76 @@ def test_folders_may_have_spaces_and_letters_of_any_alphabet(folder: str) -> Non
     config.check(GOOD | {"results": folder, "data": folder})
 
 
-@pytest.mark.parametrize("value", ["on", "1e5", "null", "0x1f", "2024-01-01", "encoder.1", "a-b"])
+@pytest.mark.parametrize("folder", [".", "./", "a/..", "/", "//x", ".snakemake", "a/.snakemake/b", "x" * 256])
+@pytest.mark.parametrize("key", ["results", "data"])
+def test_a_folder_that_snakemake_or_the_disk_could_not_use_is_refused(key: str, folder: str) -> None:
+    with pytest.raises(ConfigError, match=f"config: {key}: ") as caught:
+        config.check(GOOD | {key: folder})
+    assert is_one_line(str(caught.value))
+
+
+@pytest.mark.parametrize("key", ["results", "data"])
+@pytest.mark.parametrize("kind", ["file", "below a file", "link to nothing", "link to itself"])
+def test_what_is_in_the_way_of_a_folder_is_said_before_any_job(
+    key: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("in the way")
+    Path("nothing").symlink_to("nowhere")
+    Path("itself").symlink_to("itself")
+    given = {"file": "file", "below a file": "file/a", "link to nothing": "nothing/a", "link to itself": "itself"}[kind]
+    Path("c.yaml").write_text(yaml.safe_dump(GOOD | {key: given}))
+    assert cli.main(["check", "c.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert is_one_line(said, f"flare: c.yaml: {key}: '{given}' is not allowed, as {given.split('/')[0]} is ")
+
+
+@pytest.mark.workflow
+def test_snakemake_says_what_is_in_the_way_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for number, key in enumerate(("results", "data")):
+        (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump(GOOD | {key: "file"}))
+    for number, (code, lines, _) in enumerate(by_snakemake(tmp_path, [f"{tmp_path}/{n}.yaml" for n in (0, 1)])):
+        key = ("results", "data")[number]
+        said = f"flare: {tmp_path}/{number}.yaml: {key}: 'file' is not allowed, as file is not a folder; a folder"
+        assert (code, lines) == (2, [said])
+
+
+LARGE: dict[str, dict[str, Any]] = {
+    "are 1500000 runs": {
+        "seeds": list(range(5000)),
+        "keep": [f"0.{n}1" for n in range(100, 400)],
+        "methods": {"topk": {}},
+    },
+    "are 200000 runs of a study": {
+        "methods": {"flare": {"tau": {"log": [1e-3, 1]}}},
+        "tuning": {"seeds": [98, 99], "batches": 1000, "trials": 100},
+    },
+    "methods.flare: batches x trials x seeds are 600000 runs": {
+        "methods": {"flare": {"tau": {"log": [1e-3, 1]}}},
+        "tuning": {"seeds": [99], "methods": {"flare": {"batches": 100_000}}},
+    },
+    "hidden_layers: 1001 is not allowed": {"model_settings": {"hidden_layers": 1001}},
+}
+
+
+@pytest.mark.parametrize("words", LARGE)
+def test_a_sweep_that_nobody_could_list_is_refused_at_once(words: str) -> None:
+    content = copy.deepcopy(GOOD)
+    content["experiments"]["fashion-fc"] |= LARGE[words]
+    with pytest.raises(ConfigError, match=words):
+        config.check(content)
+
+
+def test_names_that_some_disks_take_for_one_are_refused() -> None:
+    content = {"experiments": {"One": GOOD["experiments"]["fashion-fc"], "oNe": GOOD["experiments"]["fashion-fc"]}}
+    with pytest.raises(ConfigError, match="experiments: 'oNe' is not allowed beside 'One'; "):
+        config.check(content)
+
+
+@pytest.mark.parametrize(
+    "value", ["2024-99-99", "010", "0_0", "on", "1e5", "null", "0x1f", "2024-01-01", "encoder.1", "a-b"]
+)
 def test_a_word_reaches_a_job_as_the_word_it_is(value: str) -> None:
     assert yaml.safe_load(config.yaml_scalar(value)) == value
 
@@ -402,6 +528,19 @@ BAD_ARGUMENTS = [
     *(f"{TRAIN} --{flag}" for flag in ("trial 3", "validation 0.2", "tuned foo=3", "tuned tau=3", "method fedavg")),
     TRAIN.replace("--seed 1 ", "").replace("--output o", "--output seed-1 seed-1"),
     TRAIN.replace("--seed 1 ", "").replace("--output o", "--output seed-01"),
+    TRAIN.replace("--seed 1 ", "").replace("--output o", f"--output seed-{'9' * 5000}"),
+    *(f"{TRAIN} --{flag}" for flag in ("method-settings tau=&x[*x]", "method-settings tau=!!bool", "seed -1")),
+    *(f"{TRAIN} --{flag}" for flag in ("model-settings width=1 width=2", "partition scheme=shards scheme=contiguous")),
+    *(
+        f"{TRAIN} --{flag}"
+        for flag in ("method-settings tau=010", "method-settings tau=!!timestamp", "experiment a\nb")
+    ),
+    *(
+        "check no\nfile",
+        "check /dev/zero",
+        f"tabulate {'{a,b}' * 40} --output t",
+        "fetch --dataset digits --data a\nb/c",
+    ),
     "count_labels --experiment a,b --dataset digits --clients 2 --seed 1 --output o",
     *(f"{STUDY} --space {space}" for space in ("tau=3", "tau={log:[0,1]}", "taw={log:[1,2]}", "tau", "tau={log:[1,")),
     *(
@@ -417,13 +556,14 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_bytes(b"\xff\xfe{")
+    (tmp_path / "a\nb").symlink_to("file")
     try:
         code = cli.main(arguments.split(" ") if arguments else [])
     except SystemExit as end:
         code = int(end.code or 0)
     said = capsys.readouterr()
     assert code == 2 and said.out == "" and is_one_line(said.err, "flare: "), said
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["file"]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()] == ["file"]
 
 
 # Readers of files: one flipped, cut or added piece is DataError or ConfigError in one line, or a good file.
@@ -552,6 +692,17 @@ def test_any_value_in_run_json(tmp_path: Path) -> None:
             assert is_one_line(str(error), f"{folder}"), error
 
     attempt()
+
+    @settings(max_examples=150)
+    @given(st.sampled_from([*sorted(record["config"]), "tuned", "available", "method_settings", "clients"]), WRONG)
+    def attempt_settings(key: str, value: Any) -> None:
+        (folder / "run.json").write_text(json.dumps(record | {"config": record["config"] | {key: value}}))
+        try:
+            tables.tabulate([folder], tmp_path / "tables")
+        except DataError as error:
+            assert is_one_line(str(error), f"{folder}"), error
+
+    attempt_settings()
     for whole in ("null", "[]", "3", '"x"'):
         (folder / "run.json").write_text(whole)
         with pytest.raises(DataError, match=r"run\.json"):

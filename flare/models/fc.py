@@ -18,7 +18,9 @@ class Settings:
     """Sizes of the network."""
 
     width: int = setting(4069, low=1, doc="units of each hidden layer")
-    hidden_layers: int = setting(3, low=0, doc="number of hidden layers; 0 is multinomial logistic regression")
+    hidden_layers: int = setting(
+        3, low=0, high=1000, doc="number of hidden layers; 0 is multinomial logistic regression"
+    )
 
 
 def check(shape):

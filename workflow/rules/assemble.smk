@@ -56,8 +56,9 @@ rule compare:
         ENV
     params:
         runs=lambda wildcards: list(patterns()),
+        settings=lambda wildcards: digests(),
     shell:
-        "python -m flare compare {params.runs:q} --reference {input.reference:q}"
+        "python -m flare compare {params.runs:q} --settings {params.settings:q} --reference {input.reference:q}"
         ' --output "$(dirname {output.csv:q})/reference" > {log:q} 2>&1'
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flare import figures, status, tuning
 from flare.checkpoint import code_digest, sources
-from flare.config import Run, runs
+from flare.config import Run, check_folders, runs
 from flare.lease import clear_stale
 from flare.record import settings_digest
 
@@ -18,6 +18,7 @@ gc.set_threshold(100_000, 20, 100)
 for file in workflow.configfiles:
     refuse(read, Path(file))
 refuse(check, config, *map(str, workflow.configfiles[-1:]))
+refuse(check_folders, config, *map(str, workflow.configfiles[-1:]))
 
 if workflow.is_main_process:
     clear_stale(Path(".snakemake"))
