@@ -311,6 +311,8 @@ def test_studies_become_a_table_and_an_optuna_storage(tmp_path: Path, capsys: py
         assert [trial.params["tau"] for trial in loaded.trials] == [trial.values["tau"] for trial in trials]
         assert [trial.state.name for trial in loaded.trials] == ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"]
         assert loaded.best_trial.number == 3
+    with pytest.raises(DataError, match=f"the study {study.name} a second time"):
+        studies.export([folder, folder], tmp_path / "journal.log")
     with pytest.raises(DataError) as caught:
         studies.export([folder], tmp_path / "journal.log", "postgresql://me:secret@nowhere.invalid/x")
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
