@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 import yaml
 
-from flare import cli, config, datasets, studies, train, tuning
+from flare import checkpoint, cli, config, datasets, studies, train, tuning
 from flare.config import ConfigError, Run
 from flare.datasets import DataError, partition
 from flare.tuning import Study, Trial
@@ -399,7 +400,8 @@ class Made:
         if run.tuned["tau"] > 0.5:
             return record(None, "diverged")
         for round_ in range(3):
-            on_evaluate({"round": round_, "test_accuracy": level * (round_ + 1) / 3})
+            so_far = level * (round_ + 1) / 3
+            on_evaluate({"round": round_, "test_accuracy": so_far, "test_loss": 1 - so_far})
         return record(level)
 
 
@@ -423,14 +425,71 @@ def test_one_process_prunes_goes_on_after_interruption_and_ends_the_same(tmp_pat
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_one_process_begins_anew_where_the_objective_the_code_or_the_data_changed(tmp_path: Path) -> None:
+    study = study_of(mode="single", seeds=[7, 8], batches=2, trials=4)
+
+    def calls(of: Study, digest: str) -> int:
+        made = Made()
+        tuning.tune(of, tmp_path, made, lambda run: {"run": dataclasses.asdict(run), "code": digest})
+        return made.calls
+
+    first = calls(study, "one")
+    assert first > 0 and calls(study, "one") == 0
+    assert calls(study, "two") == first
+    assert calls(dataclasses.replace(study, objective="loss"), "two") > 0
+
+
+def test_one_process_interrupted_within_a_run_ends_the_same_without_the_test_set(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = {"tau": {"log": [1e-4, 1]}, "learning_rate": {"log": [1e-3, 1]}}
+    study = study_of(space, mode="single", seeds=[7, 8], batches=3, trials=4)
+
+    def tune(folder: Path) -> int:
+        words = ["tune", *shlex.split(study.flags()), "--output", str(folder), "--data", str(data)]
+        return cli.main([*words, "--wandb", "disabled"])
+
+    assert tune(tmp_path / "whole") == 0
+    _, trials = tuning.read(tmp_path / "whole")
+    assert len(trials) == 12 and "pruned" in [trial.state for trial in trials]
+
+    # Told to end after the second evaluation of the second run of the second trial.
+    stop, evaluations = checkpoint.Stop(), 0
+
+    def until_told(run: Run, *, output: Path, on_evaluate: Any) -> dict[str, Any]:
+        def report(row: dict[str, Any]) -> None:
+            nonlocal evaluations
+            on_evaluate(row)
+            evaluations += 1
+            stop.signal = "SIGTERM" if evaluations == 3 * 3 + 2 else None
+
+        return train.train(run, data=data, output=output, wandb="disabled", stop=stop, on_evaluate=report)
+
+    with pytest.raises(checkpoint.Interrupted):
+        tuning.tune(study, tmp_path / "cut", until_told, functools.partial(checkpoint.key_of, data=data, device="cpu"))
+    kept = tmp_path / "cut/batch-0/trial-0/trial.json"
+    before = kept.stat().st_mtime_ns
+    capsys.readouterr()
+    assert tune(tmp_path / "cut") == 0
+    assert ", going on after round 3" in capsys.readouterr().out and kept.stat().st_mtime_ns == before
+
+    def files(folder: Path) -> dict[str, bytes]:
+        found = [*folder.glob("*.*"), *folder.glob("*/*/trial.json"), *folder.glob("*/*/*/rounds.csv")]
+        assert len(found) > 3 + 12 and not list(folder.rglob("checkpoint*"))
+        return {str(file.relative_to(folder)): file.read_bytes() for file in found}
+
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
 # ---- the workflow ---------------------------------------------------------------------------------------------------
 
+SWEEP = changed(tuning={"seeds": [7, 8], "batches": 4, "trials": 3})
 BEST = "results/tuning/small/flare/keep-5e-2/epochs-1/best.yaml"
 REPORTED = "results/runs/small/flare/keep-5e-2/epochs-1/seed-1/run.json"
 
 
 def command(folder: Path, cores: int, *targets: str) -> list[str]:
-    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    (folder / "config.yaml").write_text(yaml.safe_dump(SWEEP))
     words = [sys.executable, "-m", "snakemake", *targets, "--snakefile", str(ROOT / "Snakefile")]
     return [*words, "--directory", str(folder), "--configfile", str(folder / "config.yaml"), "--cores", str(cores)]
 
