@@ -10,6 +10,7 @@ import math
 import os
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -500,7 +501,7 @@ def environment() -> dict[str, str]:
 
 def snakemake(folder: Path, cores: int, *targets: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(folder, cores, *targets), capture_output=True, text=True, env=environment(), timeout=280
+        command(folder, cores, *targets), capture_output=True, text=True, env=environment(), timeout=500
     )
 
 
@@ -511,12 +512,14 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     extra = ["results/tables/studies.csv", "results/tuning/journal.log", "results/tables/trials/small.csv"]
     done = snakemake(folder, 2, BEST, REPORTED, *extra)
     assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "said").write_text(done.stdout + done.stderr)
     return folder
 
 
 def outcome(folder: Path) -> dict[str, bytes]:
     study = folder / Path(BEST).parent
     files = [*study.glob("*.*"), *study.glob("batch-*/proposals.json"), *study.glob("batch-*/*/*/rounds.csv")]
+    assert len(files) == 3 + 4 + 24
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
@@ -524,22 +527,53 @@ def outcome(folder: Path) -> dict[str, bytes]:
 def test_the_workflow_tunes_and_reports_what_it_found(tuned: Path) -> None:
     best = yaml.safe_load((tuned / BEST).read_text())
     lines = (tuned / BEST).with_name("trials.csv").read_text().splitlines()
-    assert len(lines) == 1 + 6
+    assert len(lines) == 1 + 12
     run = json.loads((tuned / REPORTED).read_text())
     assert run["tuned"] is True and run["config"]["tuned"] == best["values"]
     assert run["config"]["method_settings"]["tau"] == best["values"]["tau"]
-    assert (tuned / "results/tables/studies.md").exists() and (tuned / "results/tuning/journal.log").exists()
-    assert len((tuned / "results/tables/trials/small.csv").read_text().splitlines()) == 1 + 6
+    assert (tuned / "results/tuning/journal.log").exists()
+    assert len((tuned / "results/tables/trials/small.csv").read_text().splitlines()) == 1 + 12
+    # The budget is in the table; a best value at an edge is there, on the terminal and in the study's log.
+    table = (tuned / "results/tables/studies.md").read_text()
+    assert "| small | flare | 5e-2 | 1 | 12 | 2 | 24 | 0 | 0 |" in table
+    edge = tuning.warning(tuning.studies(SWEEP)[0], best["values"])
+    log = (tuned / "results/logs/tune/small/flare/keep-5e-2/epochs-1.log").read_text()
+    for text in (table, (tuned / "said").read_text(), log):
+        assert "lies at the" in text if edge else "lies at the" not in text
 
 
 @pytest.mark.workflow
+def test_a_batch_takes_at_most_a_second_and_a_half_beyond_its_jobs_start(tuned: Path) -> None:
+    folder = (tuned / BEST).parent
+    # From the end of a batch's last run to the next batch's proposals: Snakemake, the job's start, reading, proposing.
+    waits = [
+        (folder / f"batch-{batch}/proposals.json").stat().st_mtime
+        - max(run.stat().st_mtime for run in folder.glob(f"batch-{batch - 1}/*/*/run.json"))
+        for batch in (1, 2, 3)
+    ]
+    begun = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import flare.cli, numpy, optuna.samplers"], cwd=ROOT, check=True)
+    start = time.monotonic() - begun
+    assert min(waits) > 0 and statistics.median(waits) - start <= 1.5, (waits, start)
+
+
+@pytest.mark.workflow
+@pytest.mark.timeout(600)
+def test_one_core_gives_the_same_as_two(tuned: Path, tmp_path: Path) -> None:
+    done = snakemake(tmp_path, 1, BEST)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert outcome(tmp_path) == outcome(tuned)
+
+
+@pytest.mark.workflow
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
-def test_killed_in_the_second_batch_and_resumed_on_one_core_it_ends_the_same(tuned: Path, tmp_path: Path) -> None:
+def test_killed_in_the_second_batch_and_resumed_it_ends_the_same(tuned: Path, tmp_path: Path) -> None:
     datasets.fetch("digits", tmp_path / "data")
     (tmp_path / "data/digits/test.npz").unlink()
     second = (tmp_path / BEST).parent / "batch-1"
     with subprocess.Popen(
-        command(tmp_path, 1, BEST),
+        command(tmp_path, 2, BEST),
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -551,19 +585,23 @@ def test_killed_in_the_second_batch_and_resumed_on_one_core_it_ends_the_same(tun
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
     assert list(second.glob("trial-*/*/run.json")) and not (tmp_path / BEST).exists()
-    done = snakemake(tmp_path, 1, BEST)
-    if done.returncode and "locked" in done.stderr:
-        done = snakemake(tmp_path, 1, BEST, "--nolock")
+    done = snakemake(tmp_path, 2, BEST)
     assert done.returncode == 0, done.stdout + done.stderr
     assert outcome(tmp_path) == outcome(tuned)
-    assert len(outcome(tuned)) == 3 + 3 + 6
     assert not (tmp_path / "data/digits/test.npz").exists()
 
 
 @pytest.mark.workflow
-def test_a_failing_trial_is_retried_and_then_says_how_to_see_why(tuned: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "what", "job"), [("batches", "trial 0 of this study", "train"), ("single", "this study", "tune")]
+)
+def test_a_failing_trial_is_retried_and_then_says_how_to_see_why(
+    mode: str, what: str, job: str, tmp_path: Path
+) -> None:
     # A client whose samples number no more than one: nothing to hold out, so the trial fails.
-    content = changed(partition={"scheme": "contiguous", "samples_per_client": 1}, tuning={"seeds": [7], "trials": 1})
+    content = changed(
+        partition={"scheme": "contiguous", "samples_per_client": 1}, tuning={"seeds": [7], "trials": 1, "mode": mode}
+    )
     (tmp_path / "failing.yaml").write_text(yaml.safe_dump(content))
     datasets.fetch("digits", tmp_path / "data")
     words = command(tmp_path, 1, BEST)
@@ -571,8 +609,8 @@ def test_a_failing_trial_is_retried_and_then_says_how_to_see_why(tuned: Path, tm
     done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=280)
     assert done.returncode != 0 and not (tmp_path / BEST).exists()
     said = done.stdout + done.stderr
-    assert said.count("flare: trial 0 of this study failed; to see why, in this folder:") >= 3
-    shown = next(line.strip() for line in said.splitlines() if line.strip().startswith("python -m flare train"))
+    assert said.count(f"flare: {what} failed; to see why, in this folder:") >= 3
+    shown = next(line.strip() for line in said.splitlines() if line.strip().startswith(f"python -m flare {job}"))
     again = subprocess.run(
         [sys.executable, *shlex.split(shown)[1:], "--wandb", "disabled"],
         cwd=tmp_path,
