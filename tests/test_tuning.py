@@ -524,6 +524,7 @@ def outcome(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.workflow
+@pytest.mark.timeout(600)
 def test_the_workflow_tunes_and_reports_what_it_found(tuned: Path) -> None:
     best = yaml.safe_load((tuned / BEST).read_text())
     lines = (tuned / BEST).with_name("trials.csv").read_text().splitlines()
@@ -543,6 +544,7 @@ def test_the_workflow_tunes_and_reports_what_it_found(tuned: Path) -> None:
 
 
 @pytest.mark.workflow
+@pytest.mark.timeout(600)
 def test_a_batch_takes_at_most_a_second_and_a_half_beyond_its_jobs_start(tuned: Path) -> None:
     folder = (tuned / BEST).parent
     # From the end of a batch's last run to the next batch's proposals: Snakemake, the job's start, reading, proposing.
