@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
+import functools
 import itertools
 import math
 import os
@@ -152,21 +153,6 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="the run's folder; several, each called seed-N: that many runs, instead of --seed",
     )
-    train.add_argument(
-        "--jobs-per-gpu",
-        type=_whole(1, 1024),
-        default=os.environ.get("FLARE_JOBS_PER_GPU") or "1",
-        help="processes that share a GPU (default: 1); or FLARE_JOBS_PER_GPU",
-    )
-    readers: tuple[tuple[str, Callable[[str], Any]], ...] = (("seconds", _seconds), ("rounds", _whole()))
-    for unit, number in readers:
-        variable = f"FLARE_CHECKPOINT_{unit.upper()}"
-        train.add_argument(
-            f"--checkpoint-{unit}",
-            type=number,
-            default=os.environ.get(variable) or None,
-            help=f"from one checkpoint to the next; or {variable}",
-        )
     train.set_defaults(command=_train)
 
     for name, words in (
@@ -309,6 +295,21 @@ def _add_run(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> No
     )
     parser.add_argument("--threads", type=_whole(1, 1024), default=1, help="torch threads (default: 1)")
     parser.add_argument("--wandb", choices=MODES, help="offline (default), online, disabled; or WANDB_MODE")
+    parser.add_argument(
+        "--jobs-per-gpu",
+        type=_whole(1, 1024),
+        default=os.environ.get("FLARE_JOBS_PER_GPU") or "1",
+        help="processes that share a GPU (default: 1); or FLARE_JOBS_PER_GPU",
+    )
+    readers: tuple[tuple[str, Callable[[str], Any]], ...] = (("seconds", _seconds), ("rounds", _whole()))
+    for unit, number in readers:
+        variable = f"FLARE_CHECKPOINT_{unit.upper()}"
+        parser.add_argument(
+            f"--checkpoint-{unit}",
+            type=number,
+            default=os.environ.get(variable) or None,
+            help=f"from one checkpoint to the next; or {variable}",
+        )
 
 
 def _pair(text: str) -> tuple[str, Any]:
@@ -382,14 +383,21 @@ def _train(chosen: argparse.Namespace) -> bool:
 
     return not train_all(
         list(zip(runs, folders, strict=True)),
-        data=chosen.data,
-        checkpoint_seconds=checkpoint.SECONDS if chosen.checkpoint_seconds is None else chosen.checkpoint_seconds,
-        checkpoint_rounds=chosen.checkpoint_rounds,
         device=chosen.device,
         jobs_per_gpu=chosen.jobs_per_gpu,
-        threads=chosen.threads,
-        wandb=configuration.choose("WANDB_MODE", chosen.wandb or os.environ.get("WANDB_MODE", "offline"), MODES),
+        **_carried_out(chosen),
     )
+
+
+def _carried_out(chosen: argparse.Namespace) -> dict[str, Any]:
+    """What `flare.train.train` is told about how to carry out a run."""
+    return {
+        "data": chosen.data,
+        "checkpoint_seconds": checkpoint.SECONDS if chosen.checkpoint_seconds is None else chosen.checkpoint_seconds,
+        "checkpoint_rounds": chosen.checkpoint_rounds,
+        "threads": chosen.threads,
+        "wandb": configuration.choose("WANDB_MODE", chosen.wandb or os.environ.get("WANDB_MODE", "offline"), MODES),
+    }
 
 
 def _study(chosen: argparse.Namespace) -> tuning.Study:
@@ -412,19 +420,17 @@ def _propose(chosen: argparse.Namespace) -> None:
 
 
 def _tune(chosen: argparse.Namespace) -> None:
-    def train(run: Run, **options: Any) -> dict[str, Any]:
-        from flare import train
+    study = _study(chosen)
+    if study.mode == "batches":  # its runs are there
+        tuning.tune(study, chosen.output)
+        return
+    from flare import lease
+    from flare.train import train
 
-        return train.train(
-            run,
-            data=chosen.data,
-            device=chosen.device,
-            threads=chosen.threads,
-            wandb=configuration.choose("WANDB_MODE", chosen.wandb or os.environ.get("WANDB_MODE", "offline"), MODES),
-            **options,
-        )
-
-    tuning.tune(_study(chosen), chosen.output, train)
+    with checkpoint.Stop() as stop, lease.gpu(chosen.device, chosen.jobs_per_gpu, waiting=stop.check) as device:
+        carry_out = functools.partial(train, device=device, stop=stop, **_carried_out(chosen))
+        key = functools.partial(checkpoint.key_of, data=chosen.data, device=device)
+        tuning.tune(study, chosen.output, carry_out, key)
 
 
 def _count_labels(chosen: argparse.Namespace) -> None:

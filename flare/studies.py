@@ -127,8 +127,12 @@ def _fill(storage: BaseStorage, folders: Sequence[Path]) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     known = {study.study_name for study in optuna.get_all_study_summaries(storage)}
+    filled: set[str] = set()
     for folder in map(Path, folders):
         about, trials = read(folder)
+        if about["study"] in filled:
+            raise DataError(f"{folder}: the study {about['study']} a second time; each once")
+        filled.add(about["study"])
         if about["study"] in known:
             optuna.delete_study(study_name=about["study"], storage=storage)
         study = optuna.create_study(

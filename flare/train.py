@@ -71,7 +71,7 @@ def train(
     interrupted: it goes on from its checkpoint, saved at most every checkpoint_seconds or every checkpoint_rounds.
     stop: raises checkpoint.Interrupted once it has noted a signal. load: `datasets.load`, or one that remembers. hold:
     keep the finished run's files in its checkpoint, too, so that it is not carried out again if they are deleted.
-    on_evaluate(row): called at every evaluation; what it raises ends the run.
+    on_evaluate(row): called at every evaluation, first those before an interruption; what it raises ends the run.
     """
     keep_freed_memory()
     load_libraries(wandb != "disabled")
@@ -123,6 +123,10 @@ def train(
                 saved.offer(state)
 
         try:
+            for row in state["history"] if state else ():
+                mirror.log(row)
+                if on_evaluate:
+                    on_evaluate(row)
             history, weights = simulate(
                 new_model(),  # held by nobody here: its weights need not stay in memory
                 clients,

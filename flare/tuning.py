@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from flare import checkpoint
 from flare.config import (
     OVERRIDES,
     SCHEMA,
@@ -553,11 +554,17 @@ def _json(content: Any) -> bytes:
 # ---- carrying out ---------------------------------------------------------------------------------------------------
 
 
-def tune(study: Study, folder: Path, train: Callable[..., dict[str, Any]] | None = None) -> None:
+def tune(
+    study: Study,
+    folder: Path,
+    train: Callable[..., dict[str, Any]] | None = None,
+    key: Callable[[Run], dict[str, Any]] = dataclasses.asdict,
+) -> None:
     """Conclude a study: from the runs of all its batches or, in mode "single", after carrying out all its trials here.
 
     train(run, output=, on_evaluate=) carries out a run and returns its run.json; `on_evaluate` may end it by an
-    exception. A trial that an interrupted call has finished is not repeated.
+    exception. key(run): what decides its result. A trial that an interrupted call has finished is not repeated while
+    that and the objective are the same.
     """
     if study.mode == "batches":
         conclude(study, folder, [trial for batch in range(study.batches) for trial in read_batch(study, folder, batch)])
@@ -568,21 +575,22 @@ def tune(study: Study, folder: Path, train: Callable[..., dict[str, Any]] | None
         (values,) = propose(study, done, 1)
         runs = study.runs(number, values)
         kept = (folder / study.place(runs[0])).with_name("trial.json")
-        trial = _kept(kept, runs)
+        of = {"objective": study.objective, "runs": [key(run) for run in runs]}
+        trial = _kept(kept, of)
         if trial is None:
             trial = _carry_out(study, folder, done, number, values, train)
-            write_whole(kept, _json({"runs": [dataclasses.asdict(run) for run in runs], **dataclasses.asdict(trial)}))
+            write_whole(kept, _json({"of": of, **dataclasses.asdict(trial)}))
         done.append(trial)
         said = "" if trial.objective is None else f" {trial.objective:.4f}"
         print(f"{study.name}: trial {number}: {values}: {trial.state}{said}", flush=True)
     conclude(study, folder, done)
 
 
-def _kept(path: Path, runs: Sequence[Run]) -> Trial | None:
-    """The trial that trial.json tells of, if it is the one of these runs."""
+def _kept(path: Path, of: Mapping[str, Any]) -> Trial | None:
+    """The trial that trial.json tells of, if it is one of that objective and of runs with these keys."""
     try:
         found = json.loads(path.read_bytes())
-        if found.pop("runs") == json.loads(json.dumps([dataclasses.asdict(run) for run in runs])):
+        if found.pop("of") == json.loads(json.dumps(of)):
             measured, reports = (
                 {int(key): value for key, value in found.pop(name).items()} for name in ("measured", "reports")
             )
@@ -630,6 +638,7 @@ def _carry_out(
         try:
             records[run.seed] = train(run, output=folder / study.place(run), on_evaluate=report)
         except _Hopeless:
+            checkpoint.remove(folder / study.place(run))
             return Trial(number, values, "pruned", judge(study, number, values, records).measured, reports)
         if records[run.seed]["status"] == "diverged":
             # Without reports, so that the sampler puts it behind all that were pruned.

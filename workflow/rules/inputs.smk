@@ -161,6 +161,11 @@ def tried(study, batches):
                 yield f"{folder}/{study.place(run)}/run.json"
 
 
+def runs_within(study):
+    """How many runs the job that ends a study carries out itself."""
+    return study.batches * study.trials * len(study.seeds) if study.mode == "single" else 0
+
+
 def best_of(wildcards):
     """The file of the values that a study chose, for runs that have one."""
     return f"{STUDY}/best.yaml".format(**wildcards) if CELL.format(**wildcards) in STUDIES else []

@@ -64,15 +64,24 @@ rule tune:
         study=f"{STUDY}/study.json",
     log:
         f"{RESULTS}/logs/tune/{CELL}.log",
+    # In mode single it trains: a second try goes on after the trials that the first one finished.
+    retries: 2
     conda:
         ENV
     threads: THREADS
+    resources:
+        mem_mb=lambda w, attempt: needs(w.experiment, "mem_mb") * attempt,
+        runtime=lambda w, attempt: needs(w.experiment, "runtime") * attempt * max(1, runs_within(study_of(w))),
+        gpu=lambda w: int(config.get("device", "cpu") != "cpu" and runs_within(study_of(w)) > 0),
     params:
         study=lambda w: study_of(w).flags(),
         code=lambda w: code_digest(sources(study_of(w).run)) if study_of(w).mode == "single" else "",
     shell:
-        'python -m flare tune {params.study} --output "$(dirname {output.best:q})" --threads {threads}'
-        ' --data "$(dirname "$(dirname {input.manifest:q})")" > {log:q} 2>&1;'
+        'set -- tune {params.study} --output "$(dirname {output.best:q})"'
+        ' --data "$(dirname "$(dirname {input.manifest:q})")"; '
+        'python -m flare "$@" --threads {threads} > {log:q} 2>&1 || {{ code=$?; {{'
+        " echo 'flare: this study failed; to see why, in this folder:';"
+        ' printf "  python -m flare"; printf " %q" "$@"; echo; }} | tee -a {log:q} >&2; exit $code; }};'
         " grep WARNING: {log:q} >&2 || true"
 
 
