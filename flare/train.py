@@ -123,9 +123,8 @@ def train(
                 saved.offer(state)
 
         try:
-            for row in state["history"] if state else ():
-                mirror.log(row)
-                if on_evaluate:
+            if on_evaluate:
+                for row in state["history"] if state else ():
                     on_evaluate(row)
             history, weights = simulate(
                 new_model(),  # held by nobody here: its weights need not stay in memory
