@@ -199,6 +199,9 @@ def _parser() -> argparse.ArgumentParser:
 
     studies = commands.add_parser("tabulate_studies", help="make the table of some studies")
     studies.add_argument("studies", nargs="+", type=Path, help="the studies' folders")
+    studies.add_argument(
+        "--settings", nargs="+", default=[], metavar="DIGEST", help="of the studies, one per folder: refuse others"
+    )
     studies.add_argument("--output", type=Path, required=True, help="file name without .csv and .md")
     studies.set_defaults(command=_tabulate_studies)
 
@@ -492,7 +495,9 @@ def _gather_trials(chosen: argparse.Namespace) -> None:
 def _tabulate_studies(chosen: argparse.Namespace) -> None:
     from flare import studies
 
-    studies.tabulate(chosen.studies, chosen.output)
+    if chosen.settings and len(chosen.settings) != len(chosen.studies):
+        raise ConfigError(f"--settings: {len(chosen.settings)} are not allowed; one per folder, {len(chosen.studies)}")
+    studies.tabulate(chosen.studies, chosen.output, chosen.settings)
 
 
 def _export_studies(chosen: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import re
@@ -25,17 +26,22 @@ COLUMNS = (
 )
 
 
-def tabulate(folders: Sequence[Path], output: Path) -> None:
+def tabulate(folders: Sequence[Path], output: Path, digests: Sequence[str] | None = None) -> None:
     """Write `output`.csv and `output`.md, a row per study: its budget, what it found, what to be wary of.
 
     batches, trials: of the budget, trials in all. seeds: of every trial; runs: trials x seeds. diverged, pruned: trials
     that were. value: the best trial's mean objective on held-out samples; best: its values. importance: fANOVA's share
     of each setting in the objective, over the complete trials (Hutter, Hoos & Leyton-Brown, ICML 2014); empty where
     there are fewer than four or a single setting. warning: a best value at the edge of its range.
+    digests: of the studies (`Study.digest`), where they are known; DataError where a folder has another one.
     """
     rows = []
-    for folder in map(Path, folders):
+    for folder, digest in itertools.zip_longest(map(Path, folders), digests or ()):
         study, trials = read(folder)
+        if digest and study["digest"] != digest:
+            raise DataError(
+                f"{folder}: a study of other settings than the configuration's; delete it, and it is run again"
+            )
         best = next(trial for trial in trials if trial.number == study["best_trial"])
         experiment, method, keep, epochs = study["study"].split("/")
         shares = importances(study, trials)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -47,7 +48,7 @@ from flare.config import (
     yaml_scalar,
 )
 from flare.datasets import DataError
-from flare.record import write_whole
+from flare.record import settings_digest, write_whole
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy
@@ -91,6 +92,13 @@ class Study:
     def name(self) -> str:
         """Where the study lies below results/tuning."""
         return self.run.cell
+
+    @property
+    def digest(self) -> str:
+        """Of all that the study is, so that what another one of its name left is told from it."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "run"}
+        said = json.dumps([self.name, settings_digest(dataclasses.asdict(self.run)), own], sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     def batch(self, number: int) -> range:
         """The trials of a batch."""
@@ -480,7 +488,8 @@ def conclude(study: Study, folder: Path, trials: Sequence[Trial]) -> None:
     write_whole(folder / "trials.csv", "\n".join([*lines, ""]).encode())
     settings = {f.name: getattr(study, f.name) for f in dataclasses.fields(study) if f.name != "run"}
     version = importlib.metadata.version("optuna")
-    content = {"study": study.name, **settings, "best_trial": chosen.number, "warning": said, "optuna": version}
+    content = {"study": study.name, **settings, "digest": study.digest, "best_trial": chosen.number, "warning": said}
+    content["optuna"] = version
     write_whole(folder / "study.json", _json(content))
     # Only what the reported runs depend on: they are not repeated where a longer study finds nothing better.
     found = {
@@ -518,7 +527,7 @@ def read(folder: Path) -> tuple[dict[str, Any], list[Trial]]:
             trials.append(Trial(int(row["trial"]), values, row["state"], measured))
         if study["study"].count("/") != 3 or study["best_trial"] not in [trial.number for trial in trials]:
             raise ValueError("no study of four parts, or no best trial")
-        missing = {"batches", "trials", "validation", "objective", "warning"} - set(study)
+        missing = {"batches", "trials", "validation", "objective", "digest", "warning"} - set(study)
         if missing:
             raise ValueError(f"study.json: no {', '.join(sorted(missing))}")
     except OSError as error:

@@ -304,6 +304,17 @@ def test_studies_become_a_table_and_an_optuna_storage(tmp_path: Path, capsys: py
     assert found["best"] == "tau = 0.729" and "tau = 0.729 lies at the upper end" in row
     assert "WARNING" in capsys.readouterr().out
     assert "| small | flare | 5e-2 | 1 | 4 | 1 | 4 | 1 | 0 |" in (tmp_path / "studies.md").read_text()
+    studies.tabulate([folder], tmp_path / "known", [study.digest])
+    assert (tmp_path / "known.csv").read_bytes() == (tmp_path / "studies.csv").read_bytes()
+    changes = (
+        {"space": {"tau": {"log": [1e-4, 2]}}},
+        {"seeds": (8,)},
+        {"run": dataclasses.replace(study.run, clients=9)},
+    )
+    for change in changes:
+        with pytest.raises(DataError, match=rf"^{folder}: a study of other settings"):
+            studies.tabulate([folder], tmp_path / "other", [dataclasses.replace(study, **change).digest])
+    assert not (tmp_path / "other.csv").exists()
 
     url = f"sqlite:///{tmp_path}/db.sqlite"
     for _ in range(2):  # a second time replaces them

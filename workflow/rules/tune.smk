@@ -99,8 +99,10 @@ rule tabulate_studies:
         ENV
     params:
         studies=expand(f"{RESULTS}/tuning/{{study}}", study=STUDIES),
+        # So that no study of another configuration, which Snakemake may have forgotten, is taken for one of this.
+        settings=[study.digest for study in STUDIES.values()],
     shell:
-        "python -m flare tabulate_studies {params.studies:q}"
+        "python -m flare tabulate_studies {params.studies:q} --settings {params.settings:q}"
         ' --output "$(dirname {output.csv:q})/studies" > {log:q} 2>&1; grep WARNING: {log:q} >&2 || true'
 
 
