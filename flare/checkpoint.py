@@ -197,9 +197,10 @@ def sources(run: Run) -> tuple[str, ...]:
     """The files of the package, without .py, that decide the result of the run."""
     from flare import models
 
-    engine = ("simulation", "sparsify", "train", "datasets/partition", "datasets/_fitting", "algorithms/__init__")
+    engine = ("simulation", "together", "sparsify", "train", "datasets/partition", "datasets/_fitting")
     measured = ("staleness",) if run.staleness else ()
-    return (*engine, "models/__init__", *measured, f"algorithms/{run.method}", f"models/{models.file(run.model)}")
+    method, model = f"algorithms/{run.method}", f"models/{models.file(run.model)}"
+    return (*engine, *measured, "algorithms/__init__", method, "models/__init__", model)
 
 
 def key_of(run: Run, data: Path, device: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import contextlib
 import dataclasses
@@ -22,7 +23,7 @@ import torch
 import yaml
 from torch import nn
 
-from flare import algorithms, checkpoint, cli, datasets, simulate, tracking
+from flare import algorithms, checkpoint, cli, datasets, models, simulate, tracking
 from flare.config import ConfigError, Run, with_defaults
 from flare.train import train, train_all
 
@@ -274,6 +275,27 @@ def test_comments_and_docstrings_are_no_other_code(tmp_path: Path, monkeypatch: 
     assert digest('"""Uno."""\n# a comment\ndef f( x ):\n    """Due."""\n    return (x + 1)\n') == plain
     assert digest('"""One."""\ndef f(x):\n    """Two."""\n    return x + 2\n') != plain
     checkpoint.code_digest.cache_clear()
+
+
+def test_all_that_a_run_is_made_with_is_its_code_or_decides_no_result() -> None:
+    package = ROOT / "flare"
+    runs = [
+        dataclasses.replace(RUN, method=method, model=model)
+        for method in algorithms.names()
+        for model in models.names()
+    ]
+    code = {name for run in runs for name in checkpoint.sources(run)}
+    found = set()
+    for name in code:
+        for node in ast.walk(ast.parse((package / f"{name}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "flare":
+                here = str(node.module).split(".")[1:]
+                for place in (here, *([*here, alias.name] for alias in node.names)):
+                    file = package.joinpath(*place)
+                    found |= {"/".join(place)} if file.with_suffix(".py").exists() and place else set()
+                    found |= {"/".join([*place, "__init__"])} if file.is_dir() and place else set()
+    # Settings are in the key, and so is the data; the others keep what a run gives.
+    assert found - code == {"config", "record", "checkpoint", "lease", "tracking", "datasets/__init__"}
 
 
 def test_no_checkpoint_before_its_time_nor_where_it_cannot_be_written(
