@@ -126,7 +126,7 @@ def array_task(trial: Path) -> str:
     return ""
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)  # two minutes where nothing else runs
 def test_a_study_in_arrays_with_a_requeued_trial_ends_as_on_one_machine(cluster: Path, tmp_path: Path) -> None:
     content = copy.deepcopy(SWEEP)
     small = content["experiments"]["small"]
@@ -145,9 +145,9 @@ def test_a_study_in_arrays_with_a_requeued_trial_ends_as_on_one_machine(cluster:
         sweep = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
     try:
         (second,) = study.runs(1)
-        task = wait_for(lambda: array_task(there / study.place(second)), 120)
+        task = wait_for(lambda: array_task(there / study.place(second)), 200)
         requeue(cluster, task)
-        code = sweep.wait(250)
+        code = sweep.wait(600)
     finally:
         sweep.kill()
         sweep.wait(10)
@@ -165,9 +165,14 @@ def test_a_study_in_arrays_with_a_requeued_trial_ends_as_on_one_machine(cluster:
     tuning.tune(study, here)
     for name in ("trials.csv", "best.yaml", "batch-1/proposals.json"):
         assert (there / name).read_bytes() == (here / name).read_bytes()
+    # And the reported run with what the study found.
+    (run,) = config.runs(content)
+    run = tuning.fill(run, tuning.read_values(here / "best.yaml", study.name))
+    train(run, data=tmp_path / "data", output=tmp_path / "alone", wandb="disabled")
+    assert outcome(tmp_path / "results/runs" / run.folder) == outcome(tmp_path / "alone")
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)  # two minutes where nothing else runs
 def test_a_sweep_over_two_nodes_survives_a_requeue_and_a_lost_node(cluster: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(SWEEP))
     log = tmp_path / "said"
@@ -191,13 +196,13 @@ def test_a_sweep_over_two_nodes_survives_a_requeue_and_a_lost_node(cluster: Path
             assert sweep.poll() is None, log.read_text()
             return out if all((folders[name] / "checkpoint.pt").exists() for name in runs) else {}
 
-        placed = wait_for(running, 90)
+        placed = wait_for(running, 200)
         assert {node for _, node in placed.values()} == {"one", "two"}
         requeued = next(name for name, (_, node) in placed.items() if node == "one")
         lost = next(name for name, (_, node) in placed.items() if node == "two")
         requeue(cluster, placed[requeued][0])
         kill_node(cluster, "two")
-        code = sweep.wait(300)
+        code = sweep.wait(600)
     finally:
         sweep.kill()
         sweep.wait(10)

@@ -255,6 +255,21 @@ def test_a_sweep_goes_on_where_a_run_diverges_and_says_so(tmp_path: Path) -> Non
     assert "Nothing to be done" in again.stdout + again.stderr  # a diverged run is not run again
 
 
+def test_jobs_that_train_are_asked_for_with_what_the_plan_says(tmp_path: Path) -> None:
+    content = copy.deepcopy(CONFIG) | {"device": "cuda", "runs_per_job": 2}
+    small = content["experiments"]["small"]
+    small["methods"]["flare"] = {"tau": {"log": [1e-3, 1]}}
+    small["tuning"] = {"mode": "single", "seeds": [7, 8], "batches": 2, "trials": 3}
+    (tmp_path / "results/tables").mkdir(parents=True)
+    (tmp_path / "results/tables/plan.csv").write_text("experiment,runs,memory_bytes,hours\nsmall,16,4e9,8\n")
+    done = snakemake(tmp_path, "--configfile", write(tmp_path, content), "--dry-run", "results/tables/runs.csv")
+    assert done.returncode == 0, done.stderr
+    asked = dict(re.findall(r"^rule (\w+):\n(?:    .*\n)*?    resources: (.*)$", done.stdout, re.MULTILINE))
+    # 1 GB and half as much again; ten minutes and twice the half hour of each of two runs, or as often as there are trials.
+    assert "mem_mb=7000," in asked["train_1"] and "runtime=130, gpu=1" in asked["train_1"]
+    assert "mem_mb=7000," in asked["tune"] and f"runtime={130 * 2 * 3 * 2}, gpu=1" in asked["tune"]
+
+
 def test_a_mistake_ends_before_any_job_with_one_line(sweep: Path) -> None:
     content = copy.deepcopy(CONFIG)
     content["experiments"]["small"]["methods"]["flair"] = {}
