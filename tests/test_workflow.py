@@ -265,7 +265,7 @@ def test_jobs_that_train_are_asked_for_with_what_the_plan_says(tmp_path: Path) -
     done = snakemake(tmp_path, "--configfile", write(tmp_path, content), "--dry-run", "results/tables/runs.csv")
     assert done.returncode == 0, done.stderr
     asked = dict(re.findall(r"^rule (\w+):\n(?:    .*\n)*?    resources: (.*)$", done.stdout, re.MULTILINE))
-    # 1 GB and half as much again; ten minutes and twice the half hour of each of two runs, or as often as there are trials.
+    # 1 GB and half as much again; ten minutes and twice the half hour of each of two runs. In one process, all trials.
     assert "mem_mb=7000," in asked["train_1"] and "runtime=130, gpu=1" in asked["train_1"]
     assert "mem_mb=7000," in asked["tune"] and f"runtime={130 * 2 * 3 * 2}, gpu=1" in asked["tune"]
 
