@@ -126,7 +126,7 @@ def array_task(trial: Path) -> str:
     return ""
 
 
-@pytest.mark.timeout(900)  # two minutes where nothing else runs
+@pytest.mark.timeout(900)  # 200 s on two busy cores
 def test_a_study_in_arrays_with_a_requeued_trial_ends_as_on_one_machine(cluster: Path, tmp_path: Path) -> None:
     content = copy.deepcopy(SWEEP)
     small = content["experiments"]["small"]
@@ -172,7 +172,7 @@ def test_a_study_in_arrays_with_a_requeued_trial_ends_as_on_one_machine(cluster:
     assert outcome(tmp_path / "results/runs" / run.folder) == outcome(tmp_path / "alone")
 
 
-@pytest.mark.timeout(900)  # two minutes where nothing else runs
+@pytest.mark.timeout(900)  # 200 s on two busy cores
 def test_a_sweep_over_two_nodes_survives_a_requeue_and_a_lost_node(cluster: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(SWEEP))
     log = tmp_path / "said"
