@@ -55,7 +55,8 @@ def serve(round_: Callable[[], object], weights: Weights = tuple) -> None:
 def serve_loop(run: Callable[[Callable[[Weights], None]], object]) -> None:
     """`serve` for a library with a loop of its own: `run(pause)` has to call `pause(weights)` after every round.
 
-    It runs in a thread of its own, held in `pause` until the next round is asked for.
+    It runs in the main thread, whose memory glibc manages as that of any program, held in `pause` until the next round
+    is asked for; the questions are read in another one.
     """
     asked: queue.SimpleQueue[None] = queue.SimpleQueue()
     done: queue.SimpleQueue[Weights] = queue.SimpleQueue()
@@ -65,20 +66,21 @@ def serve_loop(run: Callable[[Callable[[Weights], None]], object]) -> None:
         done.put(weights)
         asked.get()
 
-    def loop() -> None:
-        try:
-            asked.get()
-            run(pause)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(1)  # nobody asks for the last round
-
     def round_() -> None:
         asked.put(None)
         latest[0] = done.get()
 
-    threading.Thread(target=loop, daemon=True).start()
-    serve(round_, lambda: latest[0]())
+    def answer() -> None:
+        serve(round_, lambda: latest[0]())
+        os._exit(0)
+
+    threading.Thread(target=answer, daemon=True).start()
+    try:
+        asked.get()
+        run(pause)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)  # nobody asks for the last round
 
 
 @dataclass
