@@ -199,8 +199,8 @@ def sources(run: Run) -> tuple[str, ...]:
 
     engine = ("simulation", "together", "sparsify", "train", "datasets/partition", "datasets/_fitting")
     measured = ("staleness",) if run.staleness else ()
-    method, model = f"algorithms/{run.method}", f"models/{models.file(run.model)}"
-    return (*engine, *measured, "algorithms/__init__", method, "models/__init__", model)
+    own = (f"algorithms/{run.method}", f"models/{models.file(run.model)}", f"datasets/{run.dataset}")
+    return (*engine, *measured, "algorithms/__init__", "models/__init__", *own)
 
 
 def key_of(run: Run, data: Path, device: str) -> dict[str, Any]:
