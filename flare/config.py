@@ -31,7 +31,7 @@ OVERRIDES = ("learning_rate", "momentum")
 # A free word of a method's settings: it reaches a shell, so it is one, and quoting it changes nothing.
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # A configuration with more values than this, or deeper, is no configuration: YAML can refer to itself.
-_VALUES, _DEPTH, _LENGTH = 1_000_000, 20, 1000
+_VALUES, _DEPTH, _LENGTH = 100_000, 20, 1000
 # YAML takes seconds for a larger file; and Snakemake minutes for more runs.
 _BYTES, _RUNS = 256_000, 1_000_000
 # Beyond this no setting has a meaning, and whole numbers do not fit where they are used.
@@ -229,6 +229,12 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(said)
         return super().construct_mapping(node, deep)
+
+    def fetch_flow_collection_start(self, *given: Any) -> None:
+        """Ends what is nested in brackets without end, at which the scanner takes the square of the depth."""
+        if self.flow_level > 10 * _DEPTH:
+            raise RecursionError
+        super().fetch_flow_collection_start(*given)
 
 
 def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:

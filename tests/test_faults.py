@@ -716,17 +716,33 @@ def test_fifty_kills_on_a_slow_disk_lose_nothing(data: Path, tmp_path: Path) -> 
     kept: set[str] = set()
     torn = {name: 0 for name in (checkpoint.PART, ".rounds.csv.", ".run.json.", "tables/.")}
     folder = tmp_path / "0"
+
+    def half_written(before: set[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Files under temporary names that were not there, as they are, before; with the time of their last change."""
+        found = set()
+        for path in folder.glob("**/.*"):
+            with contextlib.suppress(FileNotFoundError):
+                found.add((str(path), path.stat().st_mtime_ns))
+        return found - before
+
     while kills < 50:
+        before = half_written(set())
         process = start(folder)
         starts += 1
-        process.join(100 if starts % 12 == 0 else draw.uniform(0.02, 0.7 * took))  # some come to their end
+        if starts % 12 == 0:
+            process.join(100)  # some come to their end
+        elif starts % 2:
+            process.join(draw.uniform(0.02, 0.7 * took))
+        else:  # in the middle of a write of that which was hit least so far
+            aim = min(torn, key=torn.__getitem__)
+            while process.is_alive() and not any(aim in path for path, _ in half_written(before)):
+                time.sleep(0.002)
         if process.is_alive():
             process.kill()
             process.join()
         assert process.exitcode in (0, -signal.SIGKILL), Path(f"{folder}.log").read_text()
-        left = [str(path) for path in folder.glob("**/.*")]
         for name in torn:
-            torn[name] += any(name in path for path in left)
+            torn[name] += any(name in path for path, _ in half_written(before))
         now = check_whole(folder, expected)
         assert kept <= now  # what was there is there
         kept = now
