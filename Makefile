@@ -41,7 +41,7 @@ verify: check ## repeat SAMPLE random finished runs; they must give the same bit
 
 # All tests together reach at least 95 % of the lines; some of them, as ARGS says, need not.
 test: setup ## run the tests (ARGS: pytest's, as ARGS="-m 'not workflow'")
-	$(IN) python -m pytest $(if $(ARGS),$(ARGS),--cov=flare --cov-report=term:skip-covered --cov-fail-under=95)
+	$(IN) python -m pytest $(if $(ARGS),$(ARGS),--durations=10 --cov=flare --cov-report=term:skip-covered --cov-fail-under=95)
 
 lint: setup ## check style, types and the workflow; change nothing
 	$(IN) ruff check

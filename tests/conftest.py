@@ -13,6 +13,15 @@ settings.register_profile("deterministic", derandomize=True, deadline=None)
 settings.load_profile("deterministic")
 
 
+# Files of minutes, the longest first: begun last, one of them would keep a process busy alone.
+LONG = ("test_slurm", "test_checkpoint", "test_tuning", "test_faults", "test_workflow", "test_conda", "test_fuzz")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, whose order pyproject.toml has xdist keep; within a file nothing changes."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     """The repository's root folder."""
