@@ -104,11 +104,11 @@ class Checkpoint:
                 time.sleep(0.2)
             except OSError:  # a file system without locks
                 break
-            try:
-                self._stop.check()
-            except Interrupted:
-                self.__exit__()
-                raise
+            if self._stop.signal:
+                break
+        if self._stop.signal:  # before it began: what another process may have finished stays as it is
+            self.__exit__()
+            raise Interrupted(self._stop.signal)
         for pattern in (PART, ".rounds.csv.*", ".run.json.*"):  # of a process that was killed while it wrote
             for leftover in self.path.parent.glob(pattern):
                 leftover.unlink(missing_ok=True)

@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupted and saved, 130 for interrupted.
     """
     chosen = _parser().parse_args(arguments)
+    os.environ.pop("WANDB_SERVICE", None)  # the SDK's process of a notebook, say, that called this: it ends with that
     try:
         return int(chosen.command(chosen) or 0)
     except checkpoint.Interrupted as signal:

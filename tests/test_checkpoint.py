@@ -345,6 +345,18 @@ def test_two_processes_do_not_carry_out_one_run_at_once(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rounds.csv", "run.json"]
 
 
+def test_a_job_that_is_told_to_end_before_it_begins_leaves_a_finished_run_alone(data: Path, tmp_path: Path) -> None:
+    run = dataclasses.replace(RUN, rounds=3)
+    train(run, data=data, output=tmp_path, wandb="disabled")
+    before = outcome(tmp_path)
+    stop = checkpoint.Stop()
+    stop.signal = "SIGTERM"
+    with pytest.raises(checkpoint.Interrupted):
+        train(run, data=data, output=tmp_path, wandb="disabled", stop=stop)
+    assert outcome(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rounds.csv", "run.json"]
+
+
 def test_many_runs_in_one_process_are_the_same_runs(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -441,6 +441,20 @@ def test_nothing_that_wandb_does_stops_a_run(
     assert warned.count("\n") == 1 and warned.startswith("W&B: ") and "goes on without it" in warned
 
 
+def test_a_job_has_a_process_of_the_sdk_of_its_own(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of a notebook with a run of its own, say, from which the sweep was started."""
+    monkeypatch.setenv("WANDB_SERVICE", "1-1-unix-/nowhere")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    names = [field.name for field in dataclasses.fields(RUN)]
+    command = ["train", *RUN.flags(*names).split(), "--data", str(data), "--output", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-m", "flare", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "W&B" not in done.stderr, done.stderr
+    (log,) = (tmp_path / "run").glob("wandb/offline-run-*/logs/debug-core.log")
+    assert log.resolve().is_relative_to(tmp_path / "run")
+
+
 def test_a_mirrored_run_has_an_id_of_its_settings(data: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         train.train(RUN, data=data, output=tmp_path / name, wandb="offline")

@@ -28,6 +28,7 @@ for name, seeds, experiments in jobs():
             code=lambda w: code_of(CELL.format(**w)),
             # Derived from the outputs, so not compared: how many runs a job takes decides no result.
             folders=lambda w, output: [os.path.dirname(file) for file in output.run],
+        # exec: a signal reaches the run itself, and Snakemake waits until it is saved.
         shell:
-            "python -m flare train {params.run} --values {input.best:q} --output {params.folders:q}"
+            "exec python -m flare train {params.run} --values {input.best:q} --output {params.folders:q}"
             ' --data "$(dirname "$(dirname {input.manifest:q})")" --threads {threads} > {log:q} 2>&1'
