@@ -20,10 +20,10 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
@@ -33,6 +33,9 @@ from flare.config import ConfigError, check_keep, check_settings, choose
 from flare.sparsify import Layout, Message, add_mean
 from flare.staleness import COLUMNS, Staleness
 from flare.together import Together, put
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FIDELITIES = ("paper", "authors")
 ENGINES = ("one-at-a-time", "together")
@@ -45,6 +48,35 @@ _FUSED = 1 << 18
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Pair = tuple[Tensor, Tensor]
+P = ParamSpec("P")
+
+
+@dataclass
+class History:
+    """What `simulate` says of a run, before it is a table: the rows, and what becomes the table's `attrs`."""
+
+    columns: tuple[str, ...]
+    rows: list[dict[str, Any]]
+    ended: dict[str, Any]
+
+    def frame(self) -> pd.DataFrame:
+        """The table, whose `attrs` are the end."""
+        import pandas as pd  # a third of a second
+
+        table = pd.DataFrame(self.rows, columns=list(self.columns))
+        table.attrs.update(self.ended)
+        return table
+
+
+def _framed(
+    function: Callable[P, tuple[History, dict[str, Tensor]]],
+) -> Callable[P, tuple[pd.DataFrame, dict[str, Tensor]]]:
+    @functools.wraps(function)
+    def framed(*args: P.args, **kwargs: P.kwargs) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+        history, weights = function(*args, **kwargs)
+        return history.frame(), weights
+
+    return framed
 
 
 def double_softmax(logits: Tensor, targets: Tensor) -> Tensor:
@@ -52,7 +84,7 @@ def double_softmax(logits: Tensor, targets: Tensor) -> Tensor:
     return cross_entropy(logits.softmax(1), targets)
 
 
-def simulate(
+def simulate_rows(
     model: nn.Module,
     clients: Sequence[Pair],
     *,
@@ -80,7 +112,7 @@ def simulate(
     on_state: Callable[[dict[str, Any]], None] | None = None,
     together: bool | None = None,
     tf32: bool = False,
-) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+) -> tuple[History, dict[str, Tensor]]:
     """Run federated training of `model` and return its history and the final server weights.
 
     model: its weights are the start; it is not changed. Trainable parameters are federated, frozen ones are constants.
@@ -299,8 +331,7 @@ def simulate(
                     }
                 )
 
-    frame = pd.DataFrame(history, columns=[*HISTORY, *(COLUMNS if staleness else ())])
-    frame.attrs = {
+    ended = {
         "status": "finished" if diverged is None else "diverged",
         "diverged_round": diverged,
         "rounds": completed,
@@ -310,7 +341,13 @@ def simulate(
         "parameters": layout.numel,
         "engine": ENGINES[beside is not None],
     }
-    return frame, {name: view.contiguous() for name, view in layout.views(server).items()}
+    found = History((*HISTORY, *(COLUMNS if staleness else ())), history, ended)
+    return found, {name: view.contiguous() for name, view in layout.views(server).items()}
+
+
+# For who calls it from Python; a run of a sweep does without pandas.
+simulate = _framed(simulate_rows)
+simulate.__name__ = simulate.__qualname__ = "simulate"
 
 
 @contextlib.contextmanager

@@ -125,6 +125,10 @@ def sdk() -> Any:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
+    with contextlib.suppress(ImportError):  # else what would report to them is made, at a tenth of a second
+        from wandb.analytics.opentelemetry import opentelemetry_proxy
+
+        opentelemetry_proxy.disable()
     # Inputs that W&B's job launcher left for the run: there are none, and looking for them costs half a second of
     # imports, half of what a mirror costs.
     with contextlib.suppress(ImportError):

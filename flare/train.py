@@ -78,7 +78,7 @@ def train(
     import torch
 
     from flare import models, tracking
-    from flare.simulation import cross_entropy, double_softmax, simulate
+    from flare.simulation import cross_entropy, double_softmax, simulate_rows
 
     torch.set_num_threads(threads)
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -126,7 +126,7 @@ def train(
             if on_evaluate:
                 for row in state["history"] if state else ():
                     on_evaluate(row)
-            history, weights = simulate(
+            history, weights = simulate_rows(
                 new_model(),  # held by nobody here: its weights need not stay in memory
                 clients,
                 test=test,

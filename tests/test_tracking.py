@@ -441,9 +441,7 @@ def test_nothing_that_wandb_does_stops_a_run(
     assert warned.count("\n") == 1 and warned.startswith("W&B: ") and "goes on without it" in warned
 
 
-def test_a_job_has_a_process_of_the_sdk_of_its_own(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_has_a_process_of_the_sdk_of_its_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not that of a notebook with a run of its own, say, from which the sweep was started."""
     monkeypatch.setenv("WANDB_SERVICE", "1-1-unix-/nowhere")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -7,12 +7,16 @@ import hashlib
 import io
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import flare
 from flare import cli, datasets, models, record, train
@@ -21,6 +25,7 @@ from flare.datasets import partition
 from flare.models import fc
 from flare.simulation import double_softmax
 
+ROOT = Path(__file__).parents[1]
 RUN = with_defaults(
     Run(
         experiment="e",
@@ -137,6 +142,43 @@ def test_a_diverged_run_is_a_result(
     rounds = pd.read_csv(tmp_path / "rounds.csv")
     assert len(rounds) == summary["rounds"] and np.isfinite(rounds["train_loss"].astype(float)).all()
     assert (summary["final_accuracy"] is None) == at_once
+
+
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.integers(0, 10**15),
+            st.floats(allow_infinity=False),
+            st.floats(width=32, allow_infinity=False),
+            st.sampled_from(["5e-2", "dense", "a name", 'with "quotes", and a comma']),
+        ),
+        max_size=6,
+    )
+)
+def test_rounds_csv_is_what_pandas_would_write(rows: list[tuple[int, float, float, str]]) -> None:
+    columns = ["round", "train_loss", "test_loss", "keep"]
+    table = pd.DataFrame(rows, columns=columns)
+    assert record._csv(columns, rows) == table.to_csv(index=False, lineterminator="\n").encode()
+
+
+def test_a_run_of_a_sweep_does_without_what_it_has_no_need_of(data: Path, tmp_path: Path) -> None:
+    """Each is tenths of a second of every job."""
+    names = [field.name for field in dataclasses.fields(RUN)]
+    command = [
+        "train",
+        *RUN.flags(*names).split(),
+        "--data",
+        str(data),
+        "--output",
+        str(tmp_path),
+        "--wandb",
+        "offline",
+    ]
+    script = f"import sys, flare.cli; assert flare.cli.main({command}) == 0; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert {"torch", "wandb"} <= loaded and not loaded & {"pandas", "requests", "optuna", "snakemake"}
 
 
 def test_the_result_hash_is_that_of_rounds_and_weights() -> None:

@@ -2,8 +2,15 @@
 import contextlib
 import csv
 import functools
+import inspect
 import re
 import subprocess
+
+
+def known(function):
+    """The same function; its signature, for which Snakemake asks several times a job, is looked up once."""
+    function.__signature__ = inspect.signature(function)
+    return function
 
 
 def run_of(wildcards):
@@ -11,6 +18,7 @@ def run_of(wildcards):
     return CELLS[CELL.format(**wildcards)]
 
 
+@known
 def data_of(wildcards):
     """A run's data set. The manifest vouches for the rest by checksum, so it alone says whether the data changed."""
     folder = f"{DATA}/{run_of(wildcards).dataset}"
@@ -19,15 +27,33 @@ def data_of(wildcards):
 
 
 @functools.cache
-def arguments(cell):
+def flags_of(cell):
     """What decides the results of the cell's runs, but for the seed."""
     return CELLS[cell].flags(*WITHOUT_SEED)
 
 
 @functools.cache
-def code_of(cell):
+def digest_of(cell):
     """What the code that decides the cell's results does."""
     return code_digest(sources(CELLS[cell]))
+
+
+@known
+def arguments(wildcards):
+    """The flags of a job that trains."""
+    return flags_of(CELL.format(**wildcards))
+
+
+@known
+def code_of(wildcards):
+    """The code of a job that trains."""
+    return digest_of(CELL.format(**wildcards))
+
+
+@known
+def folders_of(wildcards, output):
+    """The folders of the runs of a job that trains."""
+    return [os.path.dirname(file) for file in output.run]
 
 
 def jobs():
@@ -166,6 +192,7 @@ def runs_within(study):
     return study.batches * study.trials * len(study.seeds) if study.mode == "single" else 0
 
 
+@known
 def best_of(wildcards):
     """The file of the values that a study chose, for runs that have one."""
     return f"{STUDY}/best.yaml".format(**wildcards) if CELL.format(**wildcards) in STUDIES else []

@@ -23,11 +23,11 @@ for name, seeds, experiments in jobs():
             gpu=int(config.get("device", "cpu") != "cpu"),
         params:
             # Only what decides the result: a changed setting plans the runs it touches and no others.
-            run=lambda w: arguments(CELL.format(**w)),
+            run=arguments,
             # Code is a setting, too: compared by what it does, so that a comment or a new checkout re-runs nothing.
-            code=lambda w: code_of(CELL.format(**w)),
+            code=code_of,
             # Derived from the outputs, so not compared: how many runs a job takes decides no result.
-            folders=lambda w, output: [os.path.dirname(file) for file in output.run],
+            folders=folders_of,
         # exec: a signal reaches the run itself, and Snakemake waits until it is saved.
         shell:
             "exec python -m flare train {params.run} --values {input.best:q} --output {params.folders:q}"
