@@ -335,7 +335,8 @@ def check_folders(config: Mapping[str, Any], source: str = "config") -> None:
 
 @functools.cache
 def _validator() -> Any:
-    return Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # where libyaml is
+    return Validator(yaml.load(SCHEMA.read_text(encoding="utf-8"), fast))
 
 
 def check_values(config: Any) -> None:

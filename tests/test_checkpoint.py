@@ -182,6 +182,7 @@ def carry_out(data: Path, folder: Path, fault: str | None) -> None:
     sys.exit(code)
 
 
+@pytest.mark.timeout(900)  # half a minute where nothing else runs
 def test_thirty_kills_change_nothing(data: Path, reference: tuple[bytes, str], tmp_path: Path) -> None:
     draw = random.Random(1)
     kills, codes = 0, []

@@ -33,7 +33,7 @@ SWEEP: dict[str, Any] = {
             "model_settings": {"width": 64, "hidden_layers": 2},
             "clients": 4,
             "partition": {"scheme": "contiguous", "samples_per_client": 100},
-            "rounds": 1000,
+            "rounds": 600,
             "evaluate_every": 100,
             "batch_size": 20,
             "learning_rate": 0.02,
