@@ -81,6 +81,7 @@ def requeue(cluster: Path, job: str) -> None:
     """Have Slurm end a job and start it again, as after a preemption."""
     slurm(cluster, "scontrol", "requeue", job)
     wait_for(lambda: slurm(cluster, "squeue", "--noheader", "--job", job, "--format=%T").strip() == "PENDING")
+    time.sleep(2)  # what it ended may not start again within the second: "credential revoked"
     slurm(cluster, "scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm itself waits for two minutes
 
 

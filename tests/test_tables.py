@@ -263,14 +263,14 @@ def test_a_run_in_another_runs_folder_is_refused(tmp_path: Path) -> None:
 def test_what_the_engine_records_is_what_the_tables_read(tmp_path: Path) -> None:
     import torch
 
-    import flare
     from flare.config import Run
     from flare.record import IDENTITY
     from flare.record import write_run as record
+    from flare.simulation import simulate_rows
 
     generator = torch.Generator().manual_seed(0)
     data = [(torch.randn(8, 3, generator=generator), torch.arange(8) % 2) for _ in range(3)]
-    history, weights = flare.simulate(
+    history, weights = simulate_rows(
         torch.nn.Linear(3, 2),
         data[:2],
         test=data[2],
@@ -301,8 +301,8 @@ def test_what_the_engine_records_is_what_the_tables_read(tmp_path: Path) -> None
     record(folder, run, history, weights, wall_seconds=1.0, device="cpu", threads=1)
     tables.tabulate([folder], tmp_path / "tables")
     found = tables.read(tmp_path / "tables")
-    pd.testing.assert_frame_equal(found["rounds"].drop(columns=list(IDENTITY)), history, check_exact=True)
-    assert found["summary"]["final_accuracy"].item() == history["test_accuracy"].iloc[-1]
+    pd.testing.assert_frame_equal(found["rounds"].drop(columns=list(IDENTITY)), history.frame(), check_exact=True)
+    assert found["summary"]["final_accuracy"].item() == history.rows[-1]["test_accuracy"]
     # Two clients, three rounds, 6 + 2 weights: half of each tensor; an entry is 32 bits and its index, a weight 32.
     assert found["summary"]["uplink_bits"].item() == 6 * (3 * (32 + 3) + 1 * (32 + 1))
     assert found["summary"]["compression"].item() == pytest.approx(8 * 32 / 138)
