@@ -736,7 +736,7 @@ def test_fifty_kills_on_a_slow_disk_lose_nothing(data: Path, tmp_path: Path) -> 
         else:  # in the middle of a write of that which was hit least so far
             aim = min(torn, key=torn.__getitem__)
             while process.is_alive() and not any(aim in path for path, _ in half_written(before)):
-                time.sleep(0.002)
+                time.sleep(0.01)
         if process.is_alive():
             process.kill()
             process.join()
