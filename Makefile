@@ -73,12 +73,11 @@ clean: ## delete tables, figures, report and caches; never data, .venv, runs or 
 	@if [ -e $@ ]; then rm $@; else "$(PYTHON)" -m venv --clear .venv; fi
 	@echo "Installing in .venv: about 7 GB, some minutes"
 	@if [ "$$(uname -sm) $$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = "$(LOCKED)" ]; then \
-	    .venv/bin/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements.lock && \
+	    .venv/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock && \
 	    .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .; \
 	else \
 	    echo "requirements.lock is for $(LOCKED); here pip takes the ranges of pyproject.toml" && \
-	    .venv/bin/python -m pip install --quiet --no-compile -e '.[dev]'; \
+	    .venv/bin/python -m pip install --quiet -e '.[dev]'; \
 	fi
-	@.venv/bin/python -m compileall -qq -j 0 .venv/lib || true # on all cores, as pip does on one; some are no Python 3
 	@.venv/bin/python -m pip check
 	@touch $@

@@ -148,6 +148,8 @@ class _Kind:
     batch_size: int
     fidelity: str
     double_softmax: bool
+    together: bool | None
+    tf32: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +226,9 @@ def _measure(
 def _kind(run: Run) -> _Kind:
     shape = fitted(datasets.module(run.dataset).SHAPE, run.pad_to, run.channels)
     settings = tuple(run.model_settings.items())
-    return _Kind(run.dataset, run.model, settings, shape, run.batch_size, run.fidelity, run.double_softmax)
+    together = None if run.engine is None else run.engine == "together"
+    of_steps = (run.batch_size, run.fidelity, run.double_softmax, together, run.tf32)
+    return _Kind(run.dataset, run.model, settings, shape, *of_steps)
 
 
 @functools.lru_cache(maxsize=1)  # one, as they are large; nothing changes it
@@ -327,7 +331,7 @@ def _memory(run: Run, kind: _Kind, sizes: list[int], evaluated: int) -> int:
     return int(_BASE + 4 * vectors * model.layout.numel + held + activations)
 
 
-# Resident memory of a job that does next to nothing: Python, torch, pandas.
+# Resident memory of a job that does next to nothing: Python and torch.
 _BASE = 450 * 10**6
 
 
@@ -368,6 +372,8 @@ def _round_seconds(
             loss=double_softmax if kind.double_softmax else cross_entropy,
             device=device,
             on_state=lambda _: times.append(_clock(device)),
+            together=kind.together,
+            tf32=kind.tf32,
         )
         rounds_took = [after - before for before, after in itertools.pairwise(times)]
         return rounds_took if evaluated or large else rounds_took[:-1]  # the last one is evaluated in any case

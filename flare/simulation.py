@@ -15,6 +15,7 @@ import contextlib
 import copy
 import ctypes
 import functools
+import inspect
 import itertools
 import math
 import sys
@@ -76,6 +77,8 @@ def _framed(
         history, weights = function(*args, **kwargs)
         return history.frame(), weights
 
+    result = "tuple[pd.DataFrame, dict[str, Tensor]]"
+    framed.__signature__ = inspect.signature(function).replace(return_annotation=result)  # type: ignore[attr-defined]
     return framed
 
 

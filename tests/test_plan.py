@@ -125,6 +125,20 @@ def test_measured_seconds_are_those_of_a_run(data: Path, tmp_path: Path, monkeyp
     assert took / 3 < expected < 3 * took
 
 
+def test_what_is_measured_is_the_engine_of_the_run(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    genuine = plan.simulate
+
+    def simulate(*given: Any, **options: Any) -> Any:
+        asked.append((options["together"], options["tf32"]))
+        return genuine(*given, **options)
+
+    monkeypatch.setattr(plan, "simulate", simulate)
+    cost(data, seeds=[1], local_epochs=[1], keep=["0.5"], methods={"topk": {}}, engine="together", tf32=True)
+    cost(data, seeds=[1], local_epochs=[1], keep=["0.5"], methods={"topk": {}})
+    assert set(asked) == {(True, True), (None, False)}
+
+
 def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(json.dumps({"experiments": {"one": EXPERIMENT, "two": EXPERIMENT}}))
