@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,11 @@ settings.load_profile("deterministic")
 
 # Files of minutes, the longest first: begun last, one of them would keep a process busy alone.
 LONG = ("test_slurm", "test_checkpoint", "test_tuning", "test_faults", "test_workflow", "test_conda", "test_fuzz")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: sweeps, clusters and servers are waited for."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

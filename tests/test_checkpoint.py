@@ -506,7 +506,7 @@ def test_a_sweep_that_is_killed_ten_times_ends_as_if_never_killed(tmp_path: Path
     whole.mkdir()
     killed.mkdir()
     process = start(whole, runs_per_job=2)  # two runs in a job, and none interrupted
-    said, _ = process.communicate(timeout=200)
+    said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said
     draw = random.Random(2)
     kills, going_on = 0, 0
@@ -520,7 +520,7 @@ def test_a_sweep_that_is_killed_ten_times_ends_as_if_never_killed(tmp_path: Path
             time.sleep(draw.uniform(0, 1))
         else:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=draw.uniform(3, 8) if kills < 10 else 200)
+                process.communicate(timeout=draw.uniform(3, 8) if kills < 10 else 400)
         told = None
         if process.poll() is None:
             # The sweep alone, and its jobs live on for a while; the sweep and its jobs, at once or as a terminal does.
