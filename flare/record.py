@@ -86,7 +86,8 @@ def write_run(
     import torch
 
     identity = {name: getattr(run, name) for name in IDENTITY}
-    rounds_csv = _csv([*identity, *history.columns], ([*identity.values(), *row.values()] for row in history.rows))
+    rows = ([*identity.values(), *(row[column] for column in history.columns)] for row in history.rows)
+    rounds_csv = _csv([*identity, *history.columns], rows)
     accuracies = [float(row["test_accuracy"]) for row in history.rows]
     ended = history.ended
     summary = {

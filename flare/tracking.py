@@ -125,7 +125,7 @@ def sdk() -> Any:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
-    with contextlib.suppress(ImportError):  # else what would report to them is made, at a tenth of a second
+    with contextlib.suppress(ImportError, AttributeError):  # else what would report is made, at a tenth of a second
         from wandb.analytics.opentelemetry import opentelemetry_proxy
 
         opentelemetry_proxy.disable()
