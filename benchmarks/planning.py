@@ -73,7 +73,7 @@ def first_job(command: list[str], folder: Path, **options: object) -> dict[str, 
 def make_up(content: dict[str, object], folder: Path) -> None:
     """The folder of every run as if it had been carried out: a real one's files, with other names in them."""
     from flare.config import runs
-    from flare.train import train
+    from flare.runs.train import train
 
     every = runs(content)
     train(every[0], data=folder / "data", output=folder / "real", wandb="disabled")

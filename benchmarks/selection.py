@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from measure import ROOT, report, spread, words
 
-from flare.sparsify import percentile, select
-from flare.train import keep_freed_memory
+from flare.engine.sparsify import percentile, select
+from flare.runs.train import keep_freed_memory
 
 SIZE = 4069 * 4069
 BARS = {"top 1e-5": 1.5, "top 1e-3": 4.0, "top 1e-2": 4.0, "percentile 50": 4.0}

@@ -1,7 +1,7 @@
 """How far a sweep is, from its files: `python -m flare status`, and a line now and then while Snakemake runs.
 
 A run is finished or diverged where run.json says so, of the settings it has now; running where a process has its
-folder locked (see `flare.checkpoint`); failed where its log ends in an error; interrupted where it was begun and will
+folder locked (`flare.runs.checkpoint`); failed where its log ends in an error; interrupted where it was begun and will
 go on; else waiting. Of the tuning's trials only those that are over are counted.
 
 Imports neither torch nor pandas: Snakemake does it every time it starts.
@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from flare import tuning
-from flare.checkpoint import NAME
 from flare.config import Run, runs
-from flare.record import settings_digest
+from flare.runs.checkpoint import NAME
+from flare.runs.record import settings_digest
 
 STATES = ("finished", "running", "diverged", "failed", "interrupted", "waiting")
 SECONDS = 30.0
@@ -116,7 +116,7 @@ def _log(run: Run, results: Path) -> str:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process has the run's folder, and so carries the run out (`flare.checkpoint.Checkpoint`)."""
+    """Whether a process has the run's folder, and so carries the run out (`flare.runs.checkpoint.Checkpoint`)."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

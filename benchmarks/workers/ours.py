@@ -15,7 +15,7 @@ from measure import serve_loop
 from workloads import LEARNING_RATE, MOMENTUM, Workload
 
 import flare
-from flare.train import keep_freed_memory
+from flare.runs.train import keep_freed_memory
 
 
 def run(pause: Callable[..., None], name: str, method: str, keep: str, copies: str = "") -> None:

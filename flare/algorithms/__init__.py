@@ -1,6 +1,6 @@
 """The federated methods: one file each, found by listing this folder.
 
-A method is a `Method`: pure functions over explicit state. The one round loop, in `flare.simulation`, calls them; a
+A method is a `Method`: pure functions over explicit state. The one round loop, in `flare.engine`, calls them; a
 method never loops over batches, clients or rounds. The functions work on flat vectors, all weights of a model in one,
 and say what they change in place. Nothing here imports torch, so that a configuration is checked without the seconds
 that takes.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flare.sparsify import Layout, Message
+    from flare.engine.sparsify import Layout, Message
 
     State = dict[str, Tensor]
     Compress = Callable[[Tensor], Message]

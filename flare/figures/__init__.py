@@ -1,7 +1,7 @@
 """Figures: one file each, found by listing this folder.
 
 A figure's module has a docstring, whose first paragraph is its caption, and `draw(tables) -> Figure`. `tables` has the
-frames of `flare.tables.read`, of one experiment. It decorates `draw` with `@_style.paper()` and takes colours, panels
+frames of `analysis.tables.read`, of one experiment. It decorates `draw` with `@_style.paper()` and takes colours, panels
 and the legend from `_style`. A constant NEEDS says what an experiment must have for the figure to say something: one of
 the keys of `_ASKED`.
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flare.config import choose
-from flare.record import write_whole
+from flare.runs.record import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,9 +115,9 @@ def save(name: str, tables: Path, experiment: str, output: Path) -> None:
     Each file is whole or absent, and the same bytes for the same tables. Raises ConfigError for an unknown figure or
     experiment, DataError where the tables are missing.
     """
+    from flare.analysis.tables import read
     from flare.datasets import DataError
     from flare.figures import _style
-    from flare.tables import read
 
     name = choose("figure", name, names())
     of_experiment = read(Path(tables), experiment)

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from flare.analysis.tables import statistics
 from flare.figures import _style
-from flare.tables import statistics
 
 # Where the number of an x stands: the second argument is how far beside it, in units of a method's place.
 At = Callable[["pd.Series[Any]", float], "pd.Series[float]"]

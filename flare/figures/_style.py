@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from flare import algorithms
-from flare.tables import fraction, statistics
+from flare.analysis.tables import fraction, statistics
 
 # One and one and a half columns, inches.
 WIDTHS = (3.5, 5.5)

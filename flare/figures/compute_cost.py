@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from flare.figures import _by_keep, _style
-from flare.record import IDENTITY
+from flare.runs.record import IDENTITY
 
 
 @_style.paper()

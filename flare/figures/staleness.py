@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from flare.analysis.tables import statistics
 from flare.figures import _style
-from flare.tables import statistics
 
 NEEDS = "staleness"
 

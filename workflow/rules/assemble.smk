@@ -5,7 +5,7 @@ import json
 rule tabulate:
     input:
         lambda w: expand(f"{RESULTS}/runs/{{run}}/{{file}}", run=at_hand(), file=("run.json", "rounds.csv")),
-        code=code("tables"),
+        code=code("analysis/tables"),
     output:
         rounds=f"{TABLES}/rounds.csv",
         runs=report(f"{TABLES}/runs.csv", **about("runs (csv)", "runs")),
@@ -29,7 +29,7 @@ rule tabulate:
 rule judge:
     input:
         runs=rules.tabulate.output.runs,
-        code=code("claims", "tables"),
+        code=code("analysis/claims", "analysis/tables"),
     output:
         csv=f"{TABLES}/claims.csv",
         texts=multiext(f"{TABLES}/claims", ".md", ".tex"),
@@ -46,7 +46,7 @@ rule compare:
     input:
         lambda w: expand(f"{RESULTS}/runs/{{run}}/run.json", run=at_hand()),
         reference=f"{ROOT}/config/reference.csv",
-        code=code("reference"),
+        code=code("analysis/reference"),
     output:
         csv=f"{TABLES}/reference.csv",
         md=f"{TABLES}/reference.md",
@@ -66,7 +66,7 @@ rule compare:
 rule render:
     input:
         table=f"{TABLES}/{{table}}.md",
-        code=code("pages"),
+        code=code("analysis/pages"),
     output:
         report(
             f"{TABLES}/pages/{{table}}.html",
@@ -109,7 +109,7 @@ rule gather_trials:
             study=[study.name for study in tuning.studies(config) if study.run.experiment == w.experiment],
             file=("trials.csv", "study.json"),
         ),
-        code=code("tables"),
+        code=code("analysis/tables"),
     output:
         f"{TABLES}/trials/{{experiment}}.csv",
     log:
@@ -129,7 +129,7 @@ rule plot:
         labels=rules.count_labels.output,
         trials=lambda w: rules.gather_trials.output if w.figure in ("tuning", "importance") else [],
         code=lambda w: code(
-            f"figures/{w.figure}", *(f"figures/_{part}" for part in ("style", "points", "by_keep")), "tables"
+            f"figures/{w.figure}", *(f"figures/_{part}" for part in ("style", "points", "by_keep")), "analysis/tables"
         ),
     output:
         pdf=f"{RESULTS}/figures/{{experiment}}/{{figure}}.pdf",
@@ -156,7 +156,7 @@ rule execute:
         notebook=f"{ROOT}/notebooks/{{notebook}}.ipynb",
         tables=[rules.tabulate.output, rules.judge.output],
         labels=lambda w: expand(rules.count_labels.output, experiment=experiments_at_hand()),
-        code=code("tables", "figures/__init__", "figures/_style"),
+        code=code("analysis/tables", "figures/__init__", "figures/_style"),
     output:
         report(
             f"{RESULTS}/notebooks/{{notebook}}.html",

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from flare import figures, status, tuning
-from flare.checkpoint import code_digest, sources
+from flare.runs.checkpoint import code_digest, sources
 from flare.config import Run, check_folders, runs
-from flare.lease import clear_stale
-from flare.record import settings_digest
+from flare.runs.lease import clear_stale
+from flare.runs.record import settings_digest
 
 # Of thousands of jobs all is kept until the end: looking for garbage as often as Python does takes a tenth of the time.
 gc.set_threshold(100_000, 20, 100)

@@ -205,7 +205,7 @@ def about(name, caption):
 
 def key_of_wandb():
     """No file; where W&B has no API key, one line says so and Snakemake ends with exit code 2."""
-    from flare import wandb_sync
+    from flare.tracking import sync as wandb_sync
 
     refuse(wandb_sync.need_key)
     return []

@@ -1,7 +1,7 @@
 # plan: what the sweep costs on this device, before it is run: snakemake plan --cores 1 --configfile FILE
 rule plan:
     input:
-        code=code("plan"),
+        code=code("planning/plan"),
         config=workflow.configfiles[-1],
         data=to_count(),
     output:

@@ -89,7 +89,7 @@ rule tune:
 rule tabulate_studies:
     input:
         studies=expand(f"{RESULTS}/tuning/{{study}}/{{file}}", study=STUDIES, file=("study.json", "trials.csv")),
-        code=code("studies"),
+        code=code("tuning/tables"),
     output:
         csv=f"{TABLES}/studies.csv",
         md=f"{TABLES}/studies.md",
@@ -110,7 +110,7 @@ rule tabulate_studies:
 rule export_studies:
     input:
         studies=expand(f"{RESULTS}/tuning/{{study}}/{{file}}", study=STUDIES, file=("study.json", "trials.csv")),
-        code=code("studies"),
+        code=code("tuning/tables"),
     output:
         f"{RESULTS}/tuning/journal.log",
     log:

@@ -1,0 +1,1 @@
+"""From the runs' files to tables, claims and comparisons."""

@@ -1,0 +1,1 @@
+"""The simulation engine: everything that decides the bits of a run."""

@@ -1,0 +1,1 @@
+"""One run: data, simulation, checkpoint, record."""

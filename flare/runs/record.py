@@ -1,0 +1,166 @@
+"""What a run leaves behind: rounds.csv and run.json, the truth. Each is whole or absent; run.json comes last."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flare
+from flare.config import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flare.engine.simulation import History
+
+IDENTITY = ("experiment", "dataset", "model", "method", "keep", "local_epochs", "seed")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all: a temporary name in its folder, then a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a machine that loses power may keep the name and not what it is of
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def result_hash(rounds_csv: bytes, weights: dict[str, Tensor]) -> str:
+    """SHA-256 of rounds.csv and of the final weights' names and bytes: equal exactly where the results are."""
+    digest = hashlib.sha256(rounds_csv)
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Of what decides the result of a run, the fields of `Run` by name, but for keep, local_epochs and seed, which the
+    run's folder says, and for the values that a study found. Short: a command line holds one for every method.
+
+    The same for a run as it is planned and as its run.json tells it.
+    """
+    tuned = sorted(settings.get("tuned") or ())
+    left_out = ("keep", "local_epochs", "seed", "tuned", *tuned)
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items() if key not in tuned}
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    # As on a command line, what is not set is not there.
+    given = {key: plain(value) for key, value in settings.items() if key not in left_out}
+    given = {key: value for key, value in given.items() if value is not None and value is not False and value != {}}
+    return hashlib.sha256(json.dumps([given, tuned], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_run(
+    folder: Path,
+    run: Run,
+    history: History,
+    weights: dict[str, Tensor],
+    *,
+    wall_seconds: float,
+    device: str,
+    threads: int,
+) -> dict[str, Any]:
+    """Write rounds.csv and run.json of a run of `simulate_rows` into the folder; returns run.json's content."""
+    import numpy as np
+    import torch
+
+    identity = {name: getattr(run, name) for name in IDENTITY}
+    rows = ([*identity.values(), *(row[column] for column in history.columns)] for row in history.rows)
+    rounds_csv = _csv([*identity, *history.columns], rows)
+    accuracies = [float(row["test_accuracy"]) for row in history.rows]
+    ended = history.ended
+    summary = {
+        **identity,
+        "tuned": bool(run.tuned) and run.trial is None,
+        "study": run.cell if run.tuned else None,
+        "evaluated_on": "test" if run.validation is None else "validation",
+        "status": ended["status"],
+        "diverged_round": ended["diverged_round"],
+        "rounds": ended["rounds"],
+        "final_accuracy": accuracies[-1] if accuracies else None,
+        "best_accuracy": max(accuracies, default=None),
+        "final_loss": float(history.rows[-1]["test_loss"]) if accuracies else None,
+        "uplink_bits": ended["uplink_bits"],
+        "downlink_bits": ended["downlink_bits"],
+        "compression": ended["dense_bits"] / ended["uplink_bits"] if ended["uplink_bits"] else None,
+        "parameters": ended["parameters"],
+        "wall_seconds": round(wall_seconds, 3),
+        "device": device,
+        "threads": threads,
+        "engine": ended["engine"],
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "flare": flare.__version__,
+        },
+        "git_commit": git_commit(),
+        "config": dataclasses.asdict(run),
+        "result_hash": result_hash(rounds_csv, weights),
+    }
+    write_whole(folder / "rounds.csv", rounds_csv)
+    write_whole(folder / "run.json", (json.dumps(summary, indent=2) + "\n").encode())
+    return summary
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """The bytes that pandas would write, without the time it takes to import: what is not there (NaN) is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(["" if value != value else value for value in row] for row in rows)
+    return text.getvalue().encode()
+
+
+def size(bits: float) -> str:
+    """Bits as a size that a person reads: three digits, decimal units of bytes."""
+    amount, unit = bits / 8, "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 999.5:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.3g} {unit}" if amount < 999.5 else f"{amount:,.0f} {unit}"
+
+
+def git_commit() -> str | None:
+    """Commit of the code that runs, with "-dirty" where a tracked file was changed; None outside a repository."""
+    try:
+        said = subprocess.run(
+            [
+                "git",
+                "-C",
+                str(Path(__file__).parent),
+                "describe",
+                "--always",
+                "--abbrev=40",
+                "--dirty",
+                "--exclude=*",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return said.stdout.strip() if said.returncode == 0 else None

@@ -1,0 +1,170 @@
+"""The files that install and describe the project agree with each other and with the code."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[2]
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+PYPROJECT = tomllib.loads(read("pyproject.toml"))
+PROJECT = PYPROJECT["project"]
+RUNTIME = PROJECT["dependencies"]
+DEV = PROJECT["optional-dependencies"]["dev"]
+
+
+def read_lock() -> list[tuple[str, str, str]]:
+    """(name, version, SHA-256) of every requirement; fails on a line of any other form."""
+    text = re.sub(r"^#.*\n", "", read("requirements.lock"), flags=re.MULTILINE)
+    entry = re.compile(r"([a-z0-9-]+)==([^\s;,*]+) \\\n    --hash=sha256:([0-9a-f]{64})\n")
+    assert entry.sub("", text) == ""
+    return entry.findall(text)
+
+
+def repository_files() -> list[Path]:
+    """Every file that is in git or would be added to it."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git repository")
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_lock_pins_each_package_once() -> None:
+    names = [name for name, _, _ in read_lock()]
+    assert names == sorted(set(names))
+    assert all(str(Version(version)) for _, version, _ in read_lock())
+
+
+@pytest.mark.parametrize("requirement", [*RUNTIME, *DEV, *PYPROJECT["build-system"]["requires"]])
+def test_lock_is_within_the_ranges(requirement: str) -> None:
+    wanted = Requirement(requirement)
+    locked = {name: version for name, version, _ in read_lock()}
+    assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)])
+
+
+@pytest.mark.parametrize("folder, extra", [("flare", []), ("tools", DEV), ("tests", DEV)])
+def test_every_import_is_declared(folder: str, extra: list[str]) -> None:
+    imported: dict[str, str] = {}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0]: path.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported[node.module.split(".")[0]] = path.name
+    own = {"flare", "tests", *(path.stem for path in (ROOT / folder).rglob("*.py"))}
+    homes = importlib.metadata.packages_distributions()
+    declared = {canonicalize_name(Requirement(line).name) for line in [*RUNTIME, *extra]}
+    undeclared = {
+        f"{module} ({path})"
+        for module, path in imported.items()
+        if module not in own | sys.stdlib_module_names
+        and not declared & {canonicalize_name(home) for home in homes.get(module, [])}
+    }
+    assert not undeclared
+
+
+@pytest.mark.parametrize(
+    "path, lock", [("environment.yml", "requirements.lock"), ("workflow/envs/flare.yaml", "${FLARE_LOCK}")]
+)
+def test_conda_reads_the_same_lock(path: str, lock: str) -> None:
+    dependencies: list[Any] = yaml.safe_load(read(path))["dependencies"]
+    # The lock has hashes, so pip refuses any line beside it.
+    (line,) = next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
+    assert line == f"-r {lock}"
+    assert 'os.getenv("FLARE_LOCK") or f"{ROOT}/requirements.lock"' in read("workflow/rules/common.smk")
+    (python,) = [entry for entry in dependencies if str(entry).startswith("python=")]
+    assert python == "python=3.11"
+    assert "Linux on x86_64 with Python 3.11" in read("requirements.lock")
+    assert "LOCKED := Linux x86_64 3.11\n" in read("Makefile")
+
+
+def test_make_help_lists_every_target() -> None:
+    rules = re.findall(r"^([a-z][a-z-]*):(?!=)", read("Makefile"), re.MULTILINE)
+    said = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert sorted(rules) == sorted(re.findall(r"^  ([a-z-]+) +\S", said.stdout, re.MULTILINE))
+    phony = re.search(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)
+    assert phony and sorted(phony[1].split()) == sorted(rules)
+
+
+def test_ci_runs_every_step_in_order() -> None:
+    text = read(".ci/run")
+    steps = re.findall(r"^step (.*)$", text, re.MULTILINE)
+    assert steps == ["system_packages", "make setup", "make lint", "make test", "make run", "idle_run"]
+    assert "set -euo pipefail" in text
+    assert (ROOT / ".ci/run").stat().st_mode & 0o111 == 0o111
+
+
+@pytest.mark.parametrize("name", ["default", "slurm"])
+def test_profile_keys_are_snakemake_options(name: str) -> None:
+    from snakemake.cli import get_argument_parser
+
+    options = {flag.lstrip("-") for action in get_argument_parser()._actions for flag in action.option_strings}
+    text = read(f"profiles/{name}/config.yaml")
+    # A key that is offered in a comment must be right too.
+    profile = yaml.safe_load(re.sub(r"^# ([a-z-]+: \S+)$", r"\1", text, flags=re.MULTILINE))
+    assert set(profile) <= options
+    assert not {"cores", "c"} & set(profile)
+
+
+def test_one_version_everywhere() -> None:
+    import flare
+
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert flare.__version__ == PROJECT["version"] == citation["version"]
+    assert PROJECT["license"] == citation["license"]
+
+
+def test_entry_point_can_be_called() -> None:
+    (command,) = PROJECT["scripts"].values()
+    assert callable(importlib.metadata.EntryPoint("flare", command, "console_scripts").load())
+
+
+def test_every_folder_of_code_is_a_package() -> None:
+    """setuptools leaves out a folder without __init__.py."""
+    folders = {path.parent for path in (ROOT / "flare").rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_git_ignores_what_is_made() -> None:
+    made = [
+        "data/mnist/train.npz",
+        "results/runs/a/run.json",
+        "results/tables/runs.csv",
+        ".venv/bin/python",
+        "wandb/x",
+    ]
+    kept = ["results/README.md", "flare/datasets/__init__.py", "requirements.lock"]
+    done = subprocess.run(["git", "check-ignore", *made, *kept], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode == 128:
+        pytest.skip("not a git repository")
+    assert done.stdout.split() == made
+
+
+def test_no_machine_path_or_registry_in_any_file() -> None:
+    machine = r"(?<![\w.$}-])/(?:root|work|opt|farm|home/\w+)/|/tmp/(?:bash|team)"
+    host = r"pypi[.]org|python[h]osted|deb[.]debian|npm[j]s[.]"
+    found = []
+    for path in repository_files():
+        data = path.read_bytes()
+        if b"\0" not in data:
+            found += [f"{path.name}: {hit[0]}" for hit in re.finditer(f"{machine}|{host}", data.decode("utf-8"))]
+    assert found == []

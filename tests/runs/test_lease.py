@@ -1,0 +1,151 @@
+"""Places on pretend GPUs: never two holders of one, none lost to a crash; Snakemake's locks after a kill."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import fcntl
+import multiprocessing
+import os
+import random
+import signal
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from flare.runs import lease
+
+GPUS = {"GPU-a": "cuda:0", "GPU-b": "cuda:1"}
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["flare.runs.lease", "pytest"])
+
+
+def job(folder: Path, jobs: int, seconds: float, crash: bool) -> None:
+    """Hold a place for a while, noting begin and end in one log; each line is written at once."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    log = os.open(folder / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    with lease.gpu("cuda", jobs, found=GPUS, folder=folder) as device:
+        os.write(log, f"begin {device} {os.getpid()}\n".encode())
+        time.sleep(seconds)
+        os.write(log, f"end {device} {os.getpid()}\n".encode())
+        if crash:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_parallel_jobs_share_as_told_whatever_crashes(jobs: int, tmp_path: Path) -> None:
+    draw = random.Random(jobs)
+    processes = []
+    for _ in range(24):
+        arguments = (tmp_path, jobs, draw.uniform(0.1, 0.3), draw.random() < 0.4)
+        processes.append(PROCESSES.Process(target=job, args=arguments))
+        processes[-1].start()
+    for process in processes:
+        process.join(60)
+    codes = {process.exitcode for process in processes}
+    assert codes == {0, -signal.SIGKILL}
+    holders: dict[str, set[str]] = collections.defaultdict(set)
+    most: collections.Counter[str] = collections.Counter()
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == 2 * 24  # everybody had a turn
+    for event, device, process in map(str.split, lines):
+        (holders[device].add if event == "begin" else holders[device].remove)(process)
+        most[device] = max(most[device], len(holders[device]))
+    assert dict(most) == {"cuda:0": jobs, "cuda:1": jobs}  # never more, and all places were used
+
+
+def test_a_job_that_crashes_gives_its_place_back(tmp_path: Path) -> None:
+    process = PROCESSES.Process(target=job, args=(tmp_path, 1, 60.0, False))
+    process.start()
+    while not (tmp_path / "log").exists() or not (tmp_path / "log").read_text():
+        time.sleep(0.01)
+    taken = (tmp_path / "log").read_text().split()[1]
+    refused = []
+
+    def waiting() -> None:
+        refused.append(True)
+        process.kill()
+
+    with lease.gpu(taken, found=GPUS, folder=tmp_path, waiting=waiting) as device:
+        assert device == taken and refused
+    process.join(60)
+
+
+def test_jobs_spread_over_the_gpus_before_they_share_one(tmp_path: Path) -> None:
+    with (
+        lease.gpu("cuda", 2, found=GPUS, folder=tmp_path) as first,
+        lease.gpu("cuda", 2, found=GPUS, folder=tmp_path) as second,
+        lease.gpu("cuda", 2, found=GPUS, folder=tmp_path) as third,
+        lease.gpu("cuda:1", 2, found=GPUS, folder=tmp_path) as fourth,
+    ):
+        assert (first, second, third, fourth) == ("cuda:0", "cuda:1", "cuda:0", "cuda:1")
+        with pytest.raises(TimeoutError), lease.gpu("cuda", 2, found=GPUS, folder=tmp_path, waiting=_give_up):
+            pass
+
+
+def _give_up() -> None:
+    raise TimeoutError
+
+
+def test_the_same_gpu_under_another_number_is_the_same_place(tmp_path: Path) -> None:
+    # As two jobs see it whose CUDA_VISIBLE_DEVICES are 0,1 and 1.
+    with (
+        lease.gpu("cuda:1", found=GPUS, folder=tmp_path),
+        pytest.raises(TimeoutError),
+        lease.gpu("cuda", found={"GPU-b": "cuda:0"}, folder=tmp_path, waiting=_give_up),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "visible, seen, places",
+    [
+        (None, ["aa", "bb"], ["aa", "bb"]),
+        ("1,0", ["bb", "aa"], ["bb", "aa"]),
+        ("GPU-bb", ["bb"], ["bb"]),
+        ("MIG-cc,MIG-dd", ["aa"], ["MIG-cc"]),  # of the parts of a GPU a process has one
+        ("MIG-GPU-aa/1/0", ["aa"], ["MIG-GPU-aa-1-0"]),
+    ],
+)
+def test_places_are_on_what_cuda_visible_devices_leaves_and_named_for_all_processes(
+    visible: str | None, seen: list[str], places: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # seen: the UUIDs that torch tells, device by device, as CUDA has read the variable.
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(seen))
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda number: types.SimpleNamespace(uuid=seen[number]))
+    with contextlib.ExitStack() as held:
+        devices = [held.enter_context(lease.gpu("cuda", folder=tmp_path)) for _ in places]
+        assert devices == [f"cuda:{number}" for number in range(len(places))]
+        assert sorted(file.name for file in tmp_path.iterdir()) == sorted(f"{name}.0" for name in places)
+        with pytest.raises(TimeoutError), lease.gpu("cuda", folder=tmp_path, waiting=_give_up):
+            pass
+
+
+def test_without_a_gpu_nothing_is_taken(tmp_path: Path) -> None:
+    with lease.gpu("cpu", found=GPUS, folder=tmp_path) as device:
+        assert device == "cpu"
+    with lease.gpu("cuda", found={}, folder=tmp_path) as device:
+        assert device == "cuda"
+    assert not list(tmp_path.iterdir())
+
+
+def test_locks_of_a_sweep_that_is_gone_are_deleted_and_those_of_a_running_one_are_not(tmp_path: Path) -> None:
+    stale = tmp_path / "locks/0.output.lock"
+    stale.parent.mkdir()
+    stale.write_text("results\n")
+    running = os.open(tmp_path / "flare.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(running, fcntl.LOCK_SH)
+    lease.clear_stale(tmp_path)
+    assert stale.exists()
+    os.close(running)
+    os.close(lease._open.pop())
+    lease.clear_stale(tmp_path)
+    assert not stale.exists()
+    os.close(lease._open.pop())

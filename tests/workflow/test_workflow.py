@@ -1,0 +1,238 @@
+"""The workflow, run for real by Snakemake on the digits data set."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from sweeps import CONFIG, ROOT, snakemake, write
+
+from flare import config, figures
+
+pytestmark = pytest.mark.workflow
+
+
+def planned(folder: Path, content: dict) -> list[str]:
+    """The jobs that a dry run plans for the configuration, as rule or rule:run folder."""
+    done = snakemake(folder, "--configfile", write(folder, content, "changed.yaml"), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout + done.stderr
+    jobs = re.findall(r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    output: (\S+?),?(?: .*)?\n", text, re.MULTILINE)
+    return [f"{rule}:{Path(out).parent.relative_to('results/runs')}" if rule == "train" else rule for rule, out in jobs]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished sweep, made with two cores in a folder whose name has a space."""
+    folder = tmp_path_factory.mktemp("two cores")
+    done = snakemake(folder, "--cores", "2", "--configfile", write(folder, CONFIG))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """Content of all that must not depend on how a sweep was run."""
+    files = [
+        *folder.glob("results/runs/**/rounds.csv"),
+        *folder.glob("results/tables/**/*.*"),
+        *folder.glob("results/figures/**/*.*"),
+    ]
+    # Wall times differ from one sweep to the next.
+    out = {str(f.relative_to(folder)): f.read_bytes() for f in files if f.stem not in ("costs", "compute_cost")}
+    for file in folder.glob("results/runs/**/run.json"):
+        record = json.loads(file.read_bytes())
+        out[str(file.relative_to(folder))] = f"{record['status']} {record['result_hash']}".encode()
+    return out
+
+
+def order(folder: Path) -> list[str]:
+    """The runs in the order in which they were finished."""
+    files = sorted(folder.glob("results/runs/**/run.json"), key=lambda file: file.stat().st_mtime_ns)
+    return [str(file.relative_to(folder)) for file in files]
+
+
+def test_everything_asked_for_is_made(sweep: Path) -> None:
+    runs = config.runs(CONFIG)
+    for run in runs:
+        folder = sweep / "results" / "runs" / run.folder
+        rounds = pd.read_csv(folder / "rounds.csv", dtype={"keep": str})
+        assert list(rounds["round"]) == [0, 2, 4, 5]
+        record = json.loads((folder / "run.json").read_text())
+        assert record["status"] == "finished" and record["seed"] == run.seed and record["method"] == run.method
+        assert record["final_accuracy"] == rounds["test_accuracy"].iloc[-1]
+        assert record["config"]["method_settings"] == dict(run.method_settings)
+        assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == 1
+    assert len(pd.read_csv(sweep / "results/tables/runs.csv")) == len(runs) == 4
+    assert len(pd.read_csv(sweep / "results/tables/rounds.csv")) == 4 * len(runs)
+    for name in figures.of(CONFIG, "small"):
+        for suffix, magic in ((".pdf", b"%PDF"), (".png", b"\x89PNG")):
+            assert (sweep / f"results/figures/small/{name}{suffix}").read_bytes().startswith(magic)
+    for name in ("paper_figures", "explore"):
+        page = (sweep / f"results/notebooks/{name}.html").read_text()
+        assert (
+            "data:image/png" in page
+            and "small" in page
+            and "Error" not in re.sub(r"<(style|script).*?</\1>", "", page, flags=re.S)
+        )
+
+
+def test_one_core_and_another_order_give_the_same_bytes(sweep: Path, tmp_path: Path) -> None:
+    last = order(sweep)[-2:]  # of the two cores' last runs: those come first now
+    arguments = ["--cores", "1", "--configfile", write(tmp_path, CONFIG), "--prioritize", *last, "--"]
+    done = snakemake(tmp_path, *arguments, "tables", "figures")
+    assert done.returncode == 0, done.stderr
+    assert sorted(order(tmp_path)[:2]) == sorted(last)
+    assert results(tmp_path) == results(sweep)
+    # Tables: rounds, runs, labels; summary and claims in three formats, reference in two, a page of each.
+    assert len(results(sweep)) == 2 * 4 + 3 + 2 * 3 + 2 + 3 + 2 * (len(figures.of(CONFIG, "small")) - 1)
+
+
+def test_nothing_is_left_to_do(sweep: Path) -> None:
+    done = snakemake(sweep, "--cores", "2", "--configfile", str(sweep / "config.yaml"))
+    assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_figures_need_the_tables_alone(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy/results/runs")
+    shutil.rmtree(tmp_path / "copy/results/figures")
+    done = snakemake(tmp_path / "copy", "figures", "--cores", "1", "--configfile", str(tmp_path / "copy/config.yaml"))
+    assert done.returncode == 0, done.stderr
+    drawn = {path.relative_to(tmp_path / "copy") for path in (tmp_path / "copy/results/figures").rglob("*.*")}
+    assert drawn == {path.relative_to(sweep) for path in (sweep / "results/figures").rglob("*.*")}
+    assert all((tmp_path / "copy" / path).read_bytes() == (sweep / path).read_bytes() for path in drawn)
+    assert not (tmp_path / "copy/results/runs").exists()
+
+
+def test_the_report_is_one_page_that_a_browser_shows(sweep: Path, tmp_path: Path) -> None:
+    page = sweep / "results/report.html"
+    text = page.read_text()
+    # Self-contained: nothing is fetched from elsewhere when it is opened.
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=.?https?:", text)
+    for name in figures.of(CONFIG, "small"):
+        assert figures.caption(name)[:40] in text
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium here")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    command += ["--virtual-time-budget=10000", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    body = re.sub(r"<(style|script).*?</\1>", "", shown, flags=re.DOTALL)
+    said = " ".join(re.sub("<[^>]+>", " ", body).split())
+    for word in (
+        "Snakemake Report",
+        "Workflow",
+        "Statistics",
+        "small",
+        "Tables",
+        "Notebooks",
+        "Sparse federated learning",
+    ):
+        assert word in said, word
+
+
+def test_the_command_of_a_job_works_by_hand(sweep: Path, tmp_path: Path) -> None:
+    run = config.runs(CONFIG)[-1]
+    command = f"{sys.executable} -m flare train {run.flags()} --output out --wandb disabled"
+    command += f" --data {shlex.quote(str(sweep / 'data'))}"
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert (tmp_path / "out/rounds.csv").read_bytes() == (
+        sweep / "results/runs" / run.folder / "rounds.csv"
+    ).read_bytes()
+
+
+def test_a_changed_setting_plans_only_the_runs_it_touches(sweep: Path) -> None:
+    content = copy.deepcopy(CONFIG)
+    assert planned(sweep, content) == []
+    content["experiments"]["small"]["methods"]["flare"] = {"tau": 0.06}
+    jobs = planned(sweep, content)
+    assert sorted(job for job in jobs if job.startswith("train")) == [
+        f"train:small/flare/keep-5e-2/epochs-1/seed-{seed}" for seed in (1, 2)
+    ]
+    assert set(jobs) - {job for job in jobs if job.startswith("train")} == {
+        *("tabulate", "compare", "judge", "render", "plot", "execute", "report")
+    }
+
+
+def test_a_new_seed_plans_only_its_runs(sweep: Path) -> None:
+    content = copy.deepcopy(CONFIG)
+    content["experiments"]["small"]["seeds"].append(7)
+    assert {job for job in planned(sweep, content) if job.startswith("train")} == {
+        "train:small/fedavg/keep-dense/epochs-1/seed-7",
+        "train:small/flare/keep-5e-2/epochs-1/seed-7",
+    }
+
+
+def test_what_does_not_decide_a_result_plans_nothing(sweep: Path) -> None:
+    content = copy.deepcopy(CONFIG) | {
+        "wandb": {"mode": "disabled", "project": "other"},
+        "threads": 2,
+        "device": "cuda",
+        "jobs_per_gpu": 2,
+        "runs_per_job": 2,
+        "checkpoint": {"seconds": 1, "rounds": 2},
+    }
+    assert planned(sweep, content) == []
+
+
+def test_a_sweep_goes_on_where_a_run_diverges_and_says_so(tmp_path: Path) -> None:
+    """At these learning rates topk diverges in a later round, and flare in the first, before any evaluation."""
+    content = copy.deepcopy(CONFIG) | {"wandb": {"mode": "disabled"}}
+    content["experiments"]["small"] |= {
+        "rounds": 20,
+        "seeds": [1],
+        "methods": {"topk": {"learning_rate": 10}, "flare": {"learning_rate": 1e30}, "ef21": {}},
+    }
+    figure = "results/figures/small/staleness.pdf"
+    arguments = ["tables", figure, "--cores", "2", "--configfile", write(tmp_path, content)]
+    done = snakemake(tmp_path, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = pd.read_csv(tmp_path / "results/tables/runs.csv", dtype={"keep": str}).set_index("method")
+    assert runs["status"].to_dict() == {"topk": "diverged", "flare": "diverged", "ef21": "finished"}
+    assert runs["diverged_round"]["flare"] == 0 and 0 < runs["diverged_round"]["topk"] < 19
+    assert (runs["rounds"] == runs["diverged_round"].fillna(20)).all()  # the remaining ones were not run
+    rounds = pd.read_csv(tmp_path / "results/tables/rounds.csv")
+    assert rounds.groupby("method")["round"].max()["topk"] < runs["diverged_round"]["topk"]
+    for suffix, mark in (("md", "| diverged | diverged |"), ("tex", "& diverged & diverged &")):
+        summary = (tmp_path / f"results/tables/summary.{suffix}").read_text().splitlines()
+        lost = [line for line in summary if mark in line]
+        assert len(lost) == 2 and all("0 (1 diverged)" in line for line in lost)
+    assert (tmp_path / figure).read_bytes().startswith(b"%PDF")
+    again = snakemake(tmp_path, *arguments)
+    assert "Nothing to be done" in again.stdout + again.stderr  # a diverged run is not run again
+
+
+def test_jobs_that_train_are_asked_for_with_what_the_plan_says(tmp_path: Path) -> None:
+    content = copy.deepcopy(CONFIG) | {"device": "cuda", "runs_per_job": 2}
+    small = content["experiments"]["small"]
+    small["methods"]["flare"] = {"tau": {"log": [1e-3, 1]}}
+    small["tuning"] = {"mode": "single", "seeds": [7, 8], "batches": 2, "trials": 3}
+    (tmp_path / "results/tables").mkdir(parents=True)
+    (tmp_path / "results/tables/plan.csv").write_text("experiment,runs,memory_bytes,hours\nsmall,16,4e9,8\n")
+    done = snakemake(tmp_path, "--configfile", write(tmp_path, content), "--dry-run", "results/tables/runs.csv")
+    assert done.returncode == 0, done.stderr
+    asked = dict(re.findall(r"^rule (\w+):\n(?:    .*\n)*?    resources: (.*)$", done.stdout, re.MULTILINE))
+    # 1 GB and half as much again; ten minutes and twice the half hour of each of two runs. In one process, all trials.
+    assert "mem_mb=7000," in asked["train_1"] and "runtime=130, gpu=1" in asked["train_1"]
+    assert "mem_mb=7000," in asked["tune"] and f"runtime={130 * 2 * 3 * 2}, gpu=1" in asked["tune"]
+
+
+def test_a_mistake_ends_before_any_job_with_one_line(sweep: Path) -> None:
+    content = copy.deepcopy(CONFIG)
+    content["experiments"]["small"]["methods"]["flair"] = {}
+    done = snakemake(sweep, "--cores", "1", "--configfile", write(sweep, content, "wrong.yaml"))
+    assert done.returncode == 2
+    said = (done.stdout + done.stderr).splitlines()
+    assert [line for line in said if line.strip() and not line.startswith("Using workflow specific profile")] == [
+        f"flare: {sweep}/wrong.yaml: experiments.small.methods: 'flair' is unknown (did you mean 'flare'?); "
+        "one of ef21, fedavg, fedprox, ffl, flare, topk"
+    ]
