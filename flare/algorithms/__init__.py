@@ -80,7 +80,7 @@ def names() -> list[str]:
 
 def load(name: str) -> Method:
     """The method of that name; ConfigError, with the nearest spelling, where there is none."""
-    from flare.config import choose
+    from flare.errors import choose
 
     method: Method = importlib.import_module(f"flare.algorithms.{choose('method', name, names())}").METHOD
     return method

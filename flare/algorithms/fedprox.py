@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flare.algorithms import Method, error_feedback
-from flare.config import setting
+from flare.settings import setting
 
 
 @dataclass(frozen=True)

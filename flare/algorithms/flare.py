@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flare.algorithms import Method, error_feedback
-from flare.config import ConfigError, setting
+from flare.errors import ConfigError
+from flare.settings import setting
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from pathlib import Path
 
-from flare.datasets import DataError
+from flare.errors import DataError
 from flare.runs.record import write_whole
 
 _STYLE = """

@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from flare.analysis.tables import check_digest, check_versions, statistics
-from flare.datasets import DataError
+from flare.errors import DataError
 from flare.runs.record import settings_digest, write_whole
 
 SOURCE = "RanGreidi/FLARE-Federated-Learning-with-Accumulated-Regularized-Embeddings"

@@ -29,9 +29,9 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from flare import tuning
-from flare.config import check_keep, choose, shown
-from flare.datasets import DataError
+from flare.errors import DataError, choose, shown
 from flare.runs.record import IDENTITY, settings_digest, size, write_whole
+from flare.settings import check_keep
 
 CELL = IDENTITY[:-1]
 ROUNDS = (*IDENTITY, "round", "uplink_bits", "downlink_bits", "train_loss", "test_loss", "test_accuracy")

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flare.config import ConfigError, Run, check_run, with_defaults
-from flare.datasets import DataError
+from flare.config import Run, check_run, with_defaults
+from flare.errors import ConfigError, DataError
 
 
 def verify(results: Path, data: Path, sample: int, seed: int = 0) -> bool:

@@ -23,7 +23,8 @@ import yaml
 
 from flare import config as configuration
 from flare import tuning
-from flare.config import ConfigError, Run
+from flare.config import Run
+from flare.errors import ConfigError, choose
 from flare.runs import checkpoint
 from flare.tracking import MODES
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"flare: not enough memory: {said[-200:]}", file=sys.stderr)
         return 1
     except ValueError as error:
-        from flare.datasets import DataError
+        from flare.errors import DataError
 
         if not isinstance(error, DataError):
             raise
@@ -343,7 +344,7 @@ def _settings(flag: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def _fetch(chosen: argparse.Namespace) -> None:
     from flare import datasets
 
-    configuration.choose("dataset", chosen.dataset, datasets.names())
+    choose("dataset", chosen.dataset, datasets.names())
     datasets.fetch(chosen.dataset, chosen.data)
 
 
@@ -401,7 +402,7 @@ def _carried_out(chosen: argparse.Namespace) -> dict[str, Any]:
         "checkpoint_seconds": checkpoint.SECONDS if chosen.checkpoint_seconds is None else chosen.checkpoint_seconds,
         "checkpoint_rounds": chosen.checkpoint_rounds,
         "threads": chosen.threads,
-        "wandb": configuration.choose("WANDB_MODE", chosen.wandb or os.environ.get("WANDB_MODE", "offline"), MODES),
+        "wandb": choose("WANDB_MODE", chosen.wandb or os.environ.get("WANDB_MODE", "offline"), MODES),
     }
 
 
@@ -413,8 +414,8 @@ def _study(chosen: argparse.Namespace) -> tuning.Study:
     run = configuration.with_defaults(Run(**given | {"seed": 0}))
     configuration.check_run(run)
     space = tuning.check_ranges("--space", _settings("--space", chosen.space), algorithms.load(run.method).settings)
-    configuration.choose("--objective", chosen.objective, tuning.OBJECTIVES)
-    configuration.choose("--mode", chosen.mode, tuning.MODES)
+    choose("--objective", chosen.objective, tuning.OBJECTIVES)
+    choose("--mode", chosen.mode, tuning.MODES)
     names = ("seeds", "batches", "trials", "validation", "objective", "mode")
     own = {name: getattr(chosen, name) for name in names}
     return tuning.Study(run=tuning.leave_open(run, space), space=space, seed=chosen.study_seed, **own)
@@ -478,7 +479,7 @@ def _runs(chosen: argparse.Namespace) -> tuple[list[Path], list[str | None]]:
 def _plot(chosen: argparse.Namespace) -> None:
     from flare import figures
 
-    configuration.choose("figure", chosen.figure, figures.names())
+    choose("figure", chosen.figure, figures.names())
     figures.save(chosen.figure, chosen.tables, chosen.experiment, chosen.output)
 
 

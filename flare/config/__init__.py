@@ -6,7 +6,6 @@ Imports neither torch nor pandas: Snakemake reads this every time it starts.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import itertools
 import json
@@ -15,7 +14,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,34 +22,18 @@ from typing import Any
 import jsonschema
 import yaml
 
+from flare.errors import ConfigError, choose, shown
+from flare.settings import check_keep, check_settings, is_number
+
 SCHEMA = Path(__file__).with_name("schema.yaml")
 # What a method may have its own value of, beside its own settings.
 OVERRIDES = ("learning_rate", "momentum")
 
 
-# A free word of a method's settings: it reaches a shell, so it is one, and quoting it changes nothing.
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # A configuration with more values than this, or deeper, is no configuration: YAML can refer to itself.
 _VALUES, _DEPTH, _LENGTH = 100_000, 20, 1000
 # YAML takes seconds for a larger file; and Snakemake minutes for more runs.
 _BYTES, _RUNS = 256_000, 1_000_000
-# Beyond this no setting has a meaning, and whole numbers do not fit where they are used.
-_LARGEST = 1_000_000_000
-
-
-class ConfigError(ValueError):
-    """A setting is wrong. The message is one line: key, value, what is allowed."""
-
-
-def shown(value: Any) -> str:
-    """The value as a message shows it: one line, at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number, whole or not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 # JSON has no infinity, and takes 3.0 for a whole number; here a number is finite and a whole number an int.
@@ -63,78 +46,6 @@ Validator = jsonschema.validators.extend(
         }
     ),
 )
-
-
-def setting(
-    default: Any,
-    *,
-    doc: str,
-    low: float | None = None,
-    high: float | None = None,
-    words: tuple[str, ...] = (),
-) -> Any:
-    """A field of a settings dataclass: its default, inclusive range, words allowed instead of a number, and meaning."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "low": low, "high": high, "words": words})
-
-
-def choose(key: str, value: Any, allowed: Iterable[str]) -> str:
-    """The value, if it is one of the allowed ones; ConfigError with the nearest spelling where it is not."""
-    names = list(allowed)
-    if value in names:
-        return str(value)
-    near = difflib.get_close_matches(str(value)[:60], names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ConfigError(f"{key}: {shown(value)} is unknown{hint}; one of {', '.join(names)}")
-
-
-def check_keep(keep: Any, key: str = "keep") -> float | None:
-    """The fraction sent, in (0, 1], of a number or its string; None for "dense"."""
-    if keep is None or keep == "dense":
-        return None
-    try:
-        fraction = math.nan if isinstance(keep, bool) else float(keep)
-    except (TypeError, ValueError, OverflowError):
-        fraction = math.nan
-    if not 0 < fraction <= 1:
-        raise ConfigError(f"{key}: {shown(keep)} is out of range; 'dense', or above 0 and at most 1")
-    return fraction
-
-
-def check_settings(cls: type, given: Mapping[str, Any], where: str) -> Any:
-    """An instance of the settings dataclass; ConfigError for an unknown key or a value of wrong type or range."""
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    values = {}
-    for key, value in given.items():
-        if not fields:
-            raise ConfigError(f"{where}: {key}: {shown(value)}; it has no settings")
-        choose(where, key, fields)
-        values[key] = _check_value(f"{where}: {key}", value, fields[key])
-    return cls(**values)
-
-
-def _check_value(key: str, value: Any, field: dataclasses.Field[Any]) -> Any:
-    low, high, words = (field.metadata[name] for name in ("low", "high", "words"))
-    kind: Any = type(field.default)
-    allowed = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}[kind]
-    if high is None and kind is int and is_number(value) and value > _LARGEST:
-        high = _LARGEST
-    if low is not None:
-        allowed += f", at least {low}"
-    if high is not None:
-        allowed += f", at most {high}"
-    if words:
-        allowed += f", or {' or '.join(words)}"
-    if value in words and isinstance(value, str):
-        return value
-    right_type = {
-        int: isinstance(value, int) and not isinstance(value, bool),
-        float: is_number(value),
-        bool: isinstance(value, bool),
-        str: isinstance(value, str) and not words and bool(_WORD.fullmatch(value)),
-    }[kind]
-    if not right_type or (low is not None and value < low) or (high is not None and value > high):
-        raise ConfigError(f"{key}: {shown(value)} is not allowed; {allowed}")
-    return kind(value)
 
 
 @dataclass(frozen=True)

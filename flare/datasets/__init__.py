@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from flare.config import choose
-from flare.datasets._fetching import DataError, replacing
+from flare.datasets._fetching import replacing
+from flare.errors import DataError, choose
 
 __all__ = ["SPLITS", "DataError", "Split", "fetch", "load", "module", "names", "read_manifest"]
 

@@ -14,11 +14,9 @@ from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
 
+from flare.errors import DataError
+
 log = logging.getLogger(__name__)
-
-
-class DataError(ValueError):
-    """A data set cannot be had, or a file is bad; the message names it, what was expected and what to do."""
 
 
 @contextmanager

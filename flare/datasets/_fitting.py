@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flare.config import ConfigError
+from flare.errors import ConfigError
 
 
 def fitted(shape: tuple[int, ...], pad_to: int | None, channels: int | None) -> tuple[int, ...]:

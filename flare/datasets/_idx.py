@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flare.datasets import DataError, Split
+from flare.datasets import Split
 from flare.datasets._fetching import keep, no_source
+from flare.errors import DataError
 
 log = logging.getLogger(__name__)
 

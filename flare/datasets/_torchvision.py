@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from flare.datasets import DataError, Split
+from flare.datasets import Split
 from flare.datasets._fetching import archive
+from flare.errors import DataError
 
 # Seconds for the first answer of a server, as a machine without network must not wait long, and for later silence.
 ANSWER, SILENCE = 5.0, 20.0

@@ -13,8 +13,9 @@ import os
 import shutil
 from pathlib import Path
 
-from flare.datasets import DataError, Split, _idx, _torchvision
+from flare.datasets import Split, _idx, _torchvision
 from flare.datasets._fetching import run
+from flare.errors import DataError
 
 CLASSES = 10
 SHAPE = (1, 28, 28)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from flare.config import ConfigError, check_settings, choose, setting
+from flare.errors import ConfigError, choose
+from flare.settings import check_settings, setting
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flare.datasets import DataError, Split
+from flare.datasets import Split
 from flare.datasets._fetching import archive, run
+from flare.errors import DataError
 
 CLASSES = 86
 SHAPE = (100,)

@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from flare import algorithms
-from flare.config import ConfigError, check_keep, check_settings, choose
 from flare.engine.sparsify import Layout, Message, add_mean
 from flare.engine.staleness import COLUMNS, Staleness
 from flare.engine.together import Together, put
+from flare.errors import ConfigError, choose
+from flare.settings import check_keep, check_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,7 +141,7 @@ def simulate_rows(
         seeded by the seed, the round and the client, so no generator is part of it. Save it or copy it: the next round
         overwrites it.
     resume: such a state, of a run with the same arguments. The run goes on after it and ends with the same bits.
-    together: train all clients of a round side by side (`flare.engine.together`), which fills a GPU; None does so on a GPU and
+    together: train all clients of a round side by side (`engine.together`), which fills a GPU; None does so on a GPU and
         not on a CPU. Where memory does not suffice, or the model is a recurrent one, they go one at a time, with a
         warning. The two agree to rounding, until an entry falls on the other side of a selection; dropout differs.
 

@@ -1,6 +1,6 @@
 """Clients that advance together: one row of a matrix each, so that a GPU is filled by all of them at once.
 
-The same arithmetic as the loop of `flare.engine.simulation` over one client at a time, stacked over a first dimension by
+The same arithmetic as the loop of `simulation` over one client at a time, stacked over a first dimension by
 `torch.func.vmap`; sums are formed in another order, so the two agree to rounding until an entry near the threshold of a
 selection falls on its other side. Dropout draws other masks. Nothing here waits for the device.
 """
@@ -27,7 +27,7 @@ Pair = tuple[Tensor, Tensor]
 class Together:
     """Trains clients side by side: `weights` and `velocity` are matrices (clients that answer, weights of the model).
 
-    model, loss, layout: as in `flare.engine.simulation`; the model's own weights are not used. clients: prepared data. most:
+    model, loss, layout: as in `simulation`; the model's own weights are not used. clients: prepared data. most:
     the most clients that answer a round.
     """
 

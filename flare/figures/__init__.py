@@ -1,7 +1,7 @@
 """Figures: one file each, found by listing this folder.
 
 A figure's module has a docstring, whose first paragraph is its caption, and `draw(tables) -> Figure`. `tables` has the
-frames of `analysis.tables.read`, of one experiment. It decorates `draw` with `@_style.paper()` and takes colours, panels
+frames of `tables.read`, of one experiment. It decorates `draw` with `@_style.paper()` and takes colours, panels
 and the legend from `_style`. A constant NEEDS says what an experiment must have for the figure to say something: one of
 the keys of `_ASKED`.
 
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flare.config import choose
+from flare.errors import choose
 from flare.runs.record import write_whole
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def save(name: str, tables: Path, experiment: str, output: Path) -> None:
     experiment, DataError where the tables are missing.
     """
     from flare.analysis.tables import read
-    from flare.datasets import DataError
+    from flare.errors import DataError
     from flare.figures import _style
 
     name = choose("figure", name, names())

@@ -39,7 +39,7 @@ def names() -> list[str]:
 
 def load(name: str) -> Any:
     """The model's `Settings`, `check` and `build`; ConfigError, with the nearest spelling, where there is none."""
-    from flare.config import choose
+    from flare.errors import choose
 
     return _found()[choose("model", name, names())][1]
 
@@ -51,7 +51,7 @@ def file(name: str) -> str:
 
 def check(name: str, source: Any, shape: tuple[int, ...]) -> None:
     """Raise ConfigError where the model cannot read the inputs of the data set `source`, fitted to `shape`."""
-    from flare.config import ConfigError
+    from flare.errors import ConfigError
 
     model = load(name)
     # SCALE = 1 leaves whole numbers as they are: those of a text.

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flare.config import ConfigError, setting
+from flare.errors import ConfigError
+from flare.settings import setting
 
 
 @dataclass(frozen=True)

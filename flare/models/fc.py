@@ -10,7 +10,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from flare.config import setting
+from flare.settings import setting
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flare.config import ConfigError, setting
+from flare.errors import ConfigError
+from flare.settings import setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

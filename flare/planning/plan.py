@@ -38,13 +38,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flare import algorithms, datasets, models, tuning
-from flare.config import Run, check_settings, runs
+from flare.config import Run, runs
 from flare.datasets import partition
 from flare.datasets._fitting import fitted
 from flare.engine.simulation import cross_entropy, double_softmax, simulate
 from flare.engine.sparsify import Layout, index_bits
+from flare.errors import DataError
 from flare.runs.record import size
 from flare.runs.train import keep_freed_memory
+from flare.settings import check_settings
 
 COLUMNS = ("experiment", "runs", "client_steps", "operations", "memory_bytes", "uplink_bits", "hours", "extrapolated")
 # A measured step has at most so many operations; a measurement goes on for about so many seconds; so do all together.
@@ -291,7 +293,7 @@ def _samples(run: Run, data: Path) -> tuple[list[int], int]:
     """Training samples of each client, and how many samples an evaluation looks at."""
     try:
         files = datasets.read_manifest(run.dataset, data)["files"]
-    except datasets.DataError:
+    except DataError:
         files = None
     evaluated = files["test.npz"]["shapes"]["inputs"][0] if files else _EVALUATED
     scheme = partition.check(run.partition)
@@ -442,7 +444,7 @@ def _start_seconds(dataset: str, data: Path, device: str) -> float:
     """Seconds of a whole job on this data set that hardly trains; on digits, where the data set is not here."""
     try:
         datasets.read_manifest(dataset, data)
-    except datasets.DataError:
+    except DataError:
         dataset = "digits"
     text = datasets.module(dataset).SCALE == 1
     model, settings = ("gru", {"hidden": 1, "embedding": 1}) if text else ("fc", {"hidden_layers": 0})

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from flare.config import ConfigError
+from flare.errors import ConfigError
 
 _open: list[int] = []  # locks that this process keeps until it ends
 

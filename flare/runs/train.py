@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from flare import datasets
-from flare.config import ConfigError, Run, check_settings
+from flare.config import Run
+from flare.errors import ConfigError
 from flare.runs import checkpoint, lease
 from flare.runs.record import size, write_run, write_whole
+from flare.settings import check_settings
 
 # What a run leaves; the last of them where it is asked for.
 FILES = ("rounds.csv", "run.json", "sample.txt")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flare import tracking
-from flare.config import ConfigError
+from flare.errors import ConfigError
 from flare.runs.record import write_whole
 
 # For all calls of the server together.

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flare import status, tracking
-from flare.config import ConfigError
+from flare.errors import ConfigError
 from flare.runs.record import IDENTITY, write_whole
 
 # Runs that one process of the SDK sends, and how many of them at a time.

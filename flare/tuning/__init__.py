@@ -35,20 +35,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from flare.config import (
-    OVERRIDES,
-    SCHEMA,
-    ConfigError,
-    Run,
-    Validator,
-    check_settings,
-    choose,
-    shown,
-    yaml_scalar,
-)
-from flare.datasets import DataError
+from flare.config import OVERRIDES, SCHEMA, Run, Validator, yaml_scalar
+from flare.errors import ConfigError, DataError, choose, shown
 from flare.runs import checkpoint
 from flare.runs.record import settings_digest, write_whole
+from flare.settings import check_settings
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy

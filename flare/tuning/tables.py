@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flare.datasets import DataError
+from flare.errors import DataError
 from flare.runs.record import write_whole
 from flare.tuning import importances, read, to_optuna
 

@@ -15,7 +15,7 @@ from sweeps import ROOT, snakemake, write
 
 from flare import config
 from flare.analysis import reference
-from flare.datasets import DataError
+from flare.errors import DataError
 
 PAPER, LAPTOP = (config.load(ROOT / "config" / f"{name}.yaml") for name in ("paper", "laptop"))
 RUNS = config.runs(PAPER)

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from synthetic import COLUMNS, DENSE_BITS, write_labels, write_run, write_sweep
 
 from flare.analysis import tables
-from flare.config import ConfigError
-from flare.datasets import DataError
+from flare.errors import ConfigError, DataError
 
 FILES = ("rounds.csv", "runs.csv", "costs.csv", "summary.csv", "summary.md", "summary.tex")
 EVALUATED = [0, 10]

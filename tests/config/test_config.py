@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from flare import algorithms, cli, config, models
-from flare.config import ConfigError
+from flare.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 GOOD = {

@@ -29,8 +29,8 @@ from synthetic import write_run
 
 from flare import algorithms, cli, config, datasets, models, simulate, status, tuning
 from flare.analysis import tables
-from flare.config import ConfigError
-from flare.datasets import DataError, _idx, shakespeare
+from flare.datasets import _idx, shakespeare
+from flare.errors import ConfigError, DataError
 from flare.runs import checkpoint
 from flare.tuning import tables as studies
 

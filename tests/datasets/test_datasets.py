@@ -27,8 +27,8 @@ import numpy as np
 import pytest
 
 from flare import datasets
-from flare.config import ConfigError
-from flare.datasets import DataError, Split, _fetching, _idx, _torchvision, fashion_mnist, mnist, shakespeare
+from flare.datasets import Split, _fetching, _idx, _torchvision, fashion_mnist, mnist, shakespeare
+from flare.errors import ConfigError, DataError
 
 SIZES = {"train": 6, "test": 4}
 

@@ -16,10 +16,10 @@ from torch import nn
 import flare
 import flare.algorithms
 from flare.algorithms import ffl
-from flare.config import ConfigError
 from flare.engine.simulation import double_softmax
 from flare.engine.sparsify import Layout, percentile_of_rows, select_above_rank, select_of_rows
 from flare.engine.together import Together
+from flare.errors import ConfigError
 from flare.models import cnn, fc, gru
 
 torch.set_num_threads(1)

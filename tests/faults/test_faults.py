@@ -40,8 +40,9 @@ from torch import Tensor, nn
 
 from flare import algorithms, cli, datasets, simulate, tuning
 from flare.analysis import tables
-from flare.config import ConfigError, Run, with_defaults
+from flare.config import Run, with_defaults
 from flare.datasets import _fetching
+from flare.errors import ConfigError
 from flare.runs import checkpoint, record
 from flare.runs.train import train
 

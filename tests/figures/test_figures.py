@@ -22,8 +22,7 @@ from synthetic import write_labels, write_run, write_sweep, write_trials
 
 from flare import algorithms, figures
 from flare.analysis import tables
-from flare.config import ConfigError
-from flare.datasets import DataError
+from flare.errors import ConfigError, DataError
 from flare.figures import _style
 
 FIVE = ("1e-1", "1e-2", "1e-3", "1e-4", "1e-5")

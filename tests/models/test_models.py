@@ -14,10 +14,11 @@ from torch.nn.functional import cross_entropy
 
 from flare import algorithms, datasets, models, simulate
 from flare import config as configuration
-from flare.config import ConfigError, Run
-from flare.datasets import DataError, shakespeare
+from flare.config import Run
+from flare.datasets import shakespeare
 from flare.datasets._fitting import fit, fitted
 from flare.engine.sparsify import Layout
+from flare.errors import ConfigError, DataError
 from flare.models import gru
 from flare.runs.train import _data, sample, train
 

@@ -14,7 +14,7 @@ from sweeps import snakemake, write
 
 from flare import algorithms, cli, config, datasets
 from flare.config import Run
-from flare.datasets import DataError
+from flare.errors import DataError
 from flare.planning import plan
 from flare.runs.train import train
 

@@ -24,7 +24,8 @@ import yaml
 from torch import nn
 
 from flare import algorithms, cli, datasets, models, simulate, tracking
-from flare.config import ConfigError, Run, with_defaults
+from flare.config import Run, with_defaults
+from flare.errors import ConfigError
 from flare.runs import checkpoint
 from flare.runs.train import train, train_all
 

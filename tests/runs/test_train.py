@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 import flare
 from flare import cli, datasets, models
-from flare.config import ConfigError, Run, with_defaults
+from flare.config import Run, with_defaults
 from flare.datasets import partition
 from flare.engine.simulation import double_softmax
+from flare.errors import ConfigError
 from flare.models import fc
 from flare.runs import record, train
 

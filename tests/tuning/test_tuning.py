@@ -22,8 +22,9 @@ import pytest
 import yaml
 
 from flare import cli, config, datasets, tuning
-from flare.config import ConfigError, Run
-from flare.datasets import DataError, partition
+from flare.config import Run
+from flare.datasets import partition
+from flare.errors import ConfigError, DataError
 from flare.runs import checkpoint, train
 from flare.tuning import Study, Trial
 from flare.tuning import tables as studies

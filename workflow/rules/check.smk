@@ -5,7 +5,8 @@ from pathlib import Path
 ROOT = workflow.basedir
 sys.path.insert(0, ROOT)
 
-from flare.config import ConfigError, check, read
+from flare.errors import ConfigError
+from flare.config import check, read
 
 
 def refuse(what, *arguments):

@@ -1,0 +1,86 @@
+"""Settings of a method, a model or a way to deal data: fields of a frozen dataclass, each with its range.
+
+A plug-in imports this and `flare.errors`, and nothing else of the package's foundations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from flare.errors import ConfigError, choose, shown
+
+# A free word of a method's settings: it reaches a shell, so it is one, and quoting it changes nothing.
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+# Beyond this no setting has a meaning, and whole numbers do not fit where they are used.
+_LARGEST = 1_000_000_000
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number, whole or not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def setting(
+    default: Any,
+    *,
+    doc: str,
+    low: float | None = None,
+    high: float | None = None,
+    words: tuple[str, ...] = (),
+) -> Any:
+    """A field of a settings dataclass: its default, inclusive range, words allowed instead of a number, and meaning."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "low": low, "high": high, "words": words})
+
+
+def check_keep(keep: Any, key: str = "keep") -> float | None:
+    """The fraction sent, in (0, 1], of a number or its string; None for "dense"."""
+    if keep is None or keep == "dense":
+        return None
+    try:
+        fraction = math.nan if isinstance(keep, bool) else float(keep)
+    except (TypeError, ValueError, OverflowError):
+        fraction = math.nan
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"{key}: {shown(keep)} is out of range; 'dense', or above 0 and at most 1")
+    return fraction
+
+
+def check_settings(cls: type, given: Mapping[str, Any], where: str) -> Any:
+    """An instance of the settings dataclass; ConfigError for an unknown key or a value of wrong type or range."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    values = {}
+    for key, value in given.items():
+        if not fields:
+            raise ConfigError(f"{where}: {key}: {shown(value)}; it has no settings")
+        choose(where, key, fields)
+        values[key] = _check_value(f"{where}: {key}", value, fields[key])
+    return cls(**values)
+
+
+def _check_value(key: str, value: Any, field: dataclasses.Field[Any]) -> Any:
+    low, high, words = (field.metadata[name] for name in ("low", "high", "words"))
+    kind: Any = type(field.default)
+    allowed = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}[kind]
+    if high is None and kind is int and is_number(value) and value > _LARGEST:
+        high = _LARGEST
+    if low is not None:
+        allowed += f", at least {low}"
+    if high is not None:
+        allowed += f", at most {high}"
+    if words:
+        allowed += f", or {' or '.join(words)}"
+    if value in words and isinstance(value, str):
+        return value
+    right_type = {
+        int: isinstance(value, int) and not isinstance(value, bool),
+        float: is_number(value),
+        bool: isinstance(value, bool),
+        str: isinstance(value, str) and not words and bool(_WORD.fullmatch(value)),
+    }[kind]
+    if not right_type or (low is not None and value < low) or (high is not None and value > high):
+        raise ConfigError(f"{key}: {shown(value)} is not allowed; {allowed}")
+    return kind(value)
