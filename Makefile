@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LOCKED := Linux x86_64 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check run report paper-dry verify test lint format lock clean
+.PHONY: help setup check run report paper-dry verify test lint format docs lock clean
 
 help: ## list the targets
 	@echo "Usage: make TARGET [PYTHON=python3.11] [CONFIG=$(CONFIG)] [CORES=$(CORES)] [ARGS=...]"
@@ -54,6 +54,9 @@ format: setup ## rewrite Python and Snakemake files in the house style
 	$(IN) ruff check --fix
 	$(IN) ruff format
 	$(IN) snakefmt Snakefile workflow
+
+docs: setup ## write the schema and the tables of config/README.md anew
+	$(IN) python tools/docs.py
 
 lock: setup ## write requirements.lock anew, keeping its versions where it can (ARGS=--upgrade: the newest)
 	$(IN) python tools/lock.py $(ARGS)

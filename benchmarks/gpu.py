@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from workloads import IMAGES, LEARNING_RATE, MOMENTUM, Workload
 
 import flare
-from flare.engine.sparsify import percentile_of_rows, select_of_rows
+from flare.engine.select import percentile_of_rows, select_of_rows
 
 METHODS = ("fedavg", "topk", "flare")
 # Name of the engine, together, tf32.

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from measure import ROOT, report, spread, words
 
-from flare.engine.sparsify import percentile, select
+from flare.engine.select import percentile, select
 from flare.runs.train import keep_freed_memory
 
 SIZE = 4069 * 4069

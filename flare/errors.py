@@ -1,4 +1,4 @@
-"""What is said where something is wrong: one line that names the key, the value and what is allowed."""
+"""Errors that a user sees: one line that names the key, the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shown(value: Any) -> str:
 
 
 def choose(key: str, value: Any, allowed: Iterable[str]) -> str:
-    """The value, if it is one of the allowed ones; ConfigError with the nearest spelling where it is not."""
+    """The value, if it is one of the allowed ones; ConfigError with the nearest spelling if it is not."""
     names = list(allowed)
     if value in names:
         return str(value)

@@ -13,10 +13,21 @@ from typing import Any
 
 from flare.errors import ConfigError, choose, shown
 
+# What a name may be, whole: in the configuration, on the command line and in Snakemake's wildcards.
+EXPERIMENT_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+DEVICE_PATTERN = r"cpu|cuda(:[0-9]{1,3})?"
+KEEP_PATTERN = r"dense|1|0\.[0-9]+|[1-9]e-[0-9]+"
+FOLDER_PATTERN = r"[\w./+,=@%][\w./+,=@% -]*"
 # A free word of a method's settings: it reaches a shell, so it is one, and quoting it changes nothing.
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+METHOD_WORD_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+
+FIDELITIES = ("paper", "authors")
+ENGINES = ("one-at-a-time", "together")
+WANDB_MODES = ("offline", "online", "disabled")
+WANDB_PROJECT = "flare-sweeps"
+
 # Beyond this no setting has a meaning, and whole numbers do not fit where they are used.
-_LARGEST = 1_000_000_000
+LARGEST = 1_000_000_000
 
 
 def is_number(value: Any) -> bool:
@@ -31,9 +42,15 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     words: tuple[str, ...] = (),
+    symbol: str = "",
 ) -> Any:
-    """A field of a settings dataclass: its default, inclusive range, words allowed instead of a number, and meaning."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "low": low, "high": high, "words": words})
+    """A field of a settings dataclass, and its row in config/README.md, which `make docs` writes.
+
+    doc: its meaning, with its unit. low, high: the range, both ends in it. words: allowed instead of a number.
+    symbol: what the paper calls it.
+    """
+    metadata = {"doc": doc, "low": low, "high": high, "words": words, "symbol": symbol}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_keep(keep: Any, key: str = "keep") -> float | None:
@@ -65,8 +82,8 @@ def _check_value(key: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     low, high, words = (field.metadata[name] for name in ("low", "high", "words"))
     kind: Any = type(field.default)
     allowed = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}[kind]
-    if high is None and kind is int and is_number(value) and value > _LARGEST:
-        high = _LARGEST
+    if high is None and kind is int and is_number(value) and value > LARGEST:
+        high = LARGEST
     if low is not None:
         allowed += f", at least {low}"
     if high is not None:
@@ -79,7 +96,7 @@ def _check_value(key: str, value: Any, field: dataclasses.Field[Any]) -> Any:
         int: isinstance(value, int) and not isinstance(value, bool),
         float: is_number(value),
         bool: isinstance(value, bool),
-        str: isinstance(value, str) and not words and bool(_WORD.fullmatch(value)),
+        str: isinstance(value, str) and not words and bool(re.fullmatch(METHOD_WORD_PATTERN, value)),
     }[kind]
     if not right_type or (low is not None and value < low) or (high is not None and value > high):
         raise ConfigError(f"{key}: {shown(value)} is not allowed; {allowed}")

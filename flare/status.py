@@ -1,8 +1,8 @@
 """How far a sweep is, from its files: `python -m flare status`, and a line now and then while Snakemake runs.
 
-A run is finished or diverged where run.json says so, of the settings it has now; running where a process has its
-folder locked (`flare.runs.checkpoint`); failed where its log ends in an error; interrupted where it was begun and will
-go on; else waiting. Of the tuning's trials only those that are over are counted.
+A run is finished or diverged if run.json says so, of the settings it has now; running if a process has its folder
+locked (`flare.runs.checkpoint`); failed if its log ends in an error; interrupted if it was begun and will go on; else
+waiting. Of the tuning's trials only those that are over are counted.
 
 Imports neither torch nor pandas: Snakemake does it every time it starts.
 """
@@ -10,7 +10,6 @@ Imports neither torch nor pandas: Snakemake does it every time it starts.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 import re
@@ -23,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flare import tuning
 from flare.config import Run, runs
-from flare.runs.checkpoint import NAME
+from flare.runs.checkpoint import NAME, is_locked
 from flare.runs.record import settings_digest
+from flare.tuning.study import studies
 
 STATES = ("finished", "running", "diverged", "failed", "interrupted", "waiting")
 SECONDS = 30.0
@@ -63,11 +62,11 @@ def states(config: Mapping[str, Any], known: dict[str, State] | None = None) -> 
 def trials(config: Mapping[str, Any], known: set[Path] | None = None) -> list[State]:
     """Every run of every trial that a checked configuration asks for: finished, or waiting.
 
-    A study that has its best values is over, also where it gave trials up. `known` remembers what is over.
+    A study that has its best values is over, even if it gave trials up. `known` remembers what is over.
     """
     known = set() if known is None else known
     out = []
-    for study in tuning.studies(config):
+    for study in studies(config):
         folder = Path(config.get("results", "results"), "tuning", study.name)
         over = (folder / "best.yaml").exists()
         for trial in range(study.batches * study.trials):
@@ -84,7 +83,7 @@ def _state(run: Run, results: Path) -> State:
     try:
         record = json.loads((folder / "run.json").read_bytes())
         if settings_digest(record["config"]) != settings_digest(dataclasses.asdict(run)):
-            return State(run, "waiting", 0)  # an old result, which Snakemake takes away where it begins the run anew
+            return State(run, "waiting", 0)  # an old result, which Snakemake takes away when it begins the run anew
         return State(run, str(record["status"]), int(record["rounds"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
@@ -113,23 +112,6 @@ def _log(run: Run, results: Path) -> str:
             rest = re.sub(r"^round .*\n?", "", parts[-1], flags=re.MULTILINE)
             return next((part for part in parts if part.startswith(f"{run.folder}: ")), rest)
     return ""
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process has the run's folder, and so carries the run out (`flare.runs.checkpoint.Checkpoint`)."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(handle)
-    return False
 
 
 def line(found: Iterable[State], tried: Iterable[State] = ()) -> str:
@@ -191,7 +173,7 @@ class Follow:
 
 def follow(config: Mapping[str, Any], seconds: float = SECONDS) -> threading.Event | None:
     """Say it on the terminal every so many seconds, from a thread that ends with the process or when the returned event
-    is set; nothing, and None, where standard error is no terminal."""
+    is set; nothing, and None, if standard error is no terminal."""
     if not sys.stderr.isatty():
         return None
     progress = Follow(config)

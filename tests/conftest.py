@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from flare import datasets
+
 torch.set_num_threads(1)
 settings.register_profile("deterministic", derandomize=True, deadline=None)
 settings.load_profile("deterministic")
@@ -32,3 +34,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def repo() -> Path:
     """The repository's root folder."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the digits."""
+    folder = tmp_path_factory.mktemp("data")
+    datasets.fetch("digits", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_data(repo: Path) -> Path:
+    """Where real data sets are kept between test runs: FLARE_DATA, or else the project's data folder."""
+    return Path(os.environ.get("FLARE_DATA") or repo / "data")

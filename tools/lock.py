@@ -1,9 +1,10 @@
-"""Rewrite requirements.lock: what pip resolves from pyproject.toml and its `dev` extra, with hashes.
+"""Rewrite requirements.lock: what pip resolves from pyproject.toml and its `dev` extra, which names the others.
 
 Usage: python tools/lock.py [--upgrade] [--output FILE]
 Versions now locked are kept wherever the ranges still allow them; --upgrade takes the newest ones instead. --output
 leaves requirements.lock alone: with another index of packages, a lock for torch's CPU build (see README.md).
-Wheels are preferred to sources, which pip builds when it installs. Needs pip 22.2 or newer.
+Each archive comes with its hash. Wheels are preferred to sources, which pip builds when it installs. Needs pip 22.2 or
+newer.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -32,6 +34,19 @@ HEADER = """\
 """
 
 
+def requirements(project: dict[str, Any], extra: str) -> list[str]:
+    """The lines of an extra; a line that names extras of the project itself is replaced by theirs."""
+    lines: list[str] = []
+    for line in project["optional-dependencies"][extra]:
+        named = Requirement(line)
+        if canonicalize_name(named.name) == canonicalize_name(project["name"]):
+            for other in sorted(named.extras):
+                lines += requirements(project, other)
+        else:
+            lines.append(line)
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--upgrade", action="store_true")
@@ -40,7 +55,7 @@ def main() -> None:
     if sys.version_info[:2] != (3, 11) or platform.system() != "Linux" or platform.machine() != "x86_64":
         sys.exit("lock.py: the lock is for Linux on x86_64 with Python 3.11; run it there")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    wanted = project["dependencies"] + requirements(project, "dev")
     with tempfile.TemporaryDirectory() as folder:
         report, pins = Path(folder, "report.json"), Path(folder, "pins.txt")
         kept = LOCK.read_text(encoding="utf-8") if LOCK.exists() and not chosen.upgrade else ""

@@ -7,19 +7,35 @@ The test set is never looked at. While the loss is constant it is Top-K, bit for
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from flare.algorithms import Method, error_feedback
 
+if TYPE_CHECKING:
+    from flare.engine.task import Task
 
-def budget(keep, local_epochs, loss, first_loss, settings):
-    """(R_r, E_r) of the loss now and that of round 0."""
-    if loss == first_loss or not math.isfinite(loss):
-        return keep, local_epochs
-    if loss <= 0:
-        return 1.0, 1
-    ratio = (loss / first_loss) ** (1 / 3)
-    return min(1.0, keep / ratio), max(1, round(local_epochs * ratio))
+
+def budget(task: Task, training_loss: Callable[[], tuple[float, float]]) -> Task:
+    """R_r and E_r, from the loss now and that of round 0."""
+    loss, first = training_loss()
+    if loss == first or not math.isfinite(loss):
+        return task
+    ratio = (loss / first) ** (1 / 3) if loss > 0 else 0.0
+
+    def scaled(keep: float | None) -> float | None:
+        return None if keep is None else 1.0 if ratio == 0 else min(1.0, keep / ratio)
+
+    keep = tuple(map(scaled, task.keep)) if isinstance(task.keep, tuple) else scaled(task.keep)
+    return dataclasses.replace(task, keep=keep, local_epochs=max(1, round(task.local_epochs * ratio)))
 
 
 METHOD = Method(message=error_feedback, state=("accumulator",), budget=budget)
+
+# How figures show it.
+LABEL = "FFL"
+COLOUR = "#DE8F05"
+MARKER = "P"
+DASHES = (0, (1, 1))

@@ -9,3 +9,9 @@ from __future__ import annotations
 from flare.algorithms import Method, error_feedback
 
 METHOD = Method(message=error_feedback, state=("accumulator",))
+
+# How figures show it.
+LABEL = "Top-K"
+COLOUR = "#0173B2"
+MARKER = "^"
+DASHES = (0, (4, 1, 1, 1))

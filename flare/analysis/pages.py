@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from pathlib import Path
 
+import mistune
+
 from flare.errors import DataError
 from flare.runs.record import write_whole
 
@@ -21,10 +23,8 @@ td[style*="right"] { white-space: nowrap; }
 def render(source: Path, output: Path) -> None:
     """Write the Markdown file `source` as one HTML page that needs no other file; HTML within it is shown as text.
 
-    Raises DataError, one line, where it cannot be read. Rendering: the library mistune.
+    Raises DataError, one line, if it cannot be read. Rendering: the library mistune.
     """
-    import mistune
-
     try:
         text = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -2,11 +2,11 @@
 
 config/reference.csv has one row per curve of theirs (GitHub repository SOURCE at `commit`): `test_accuracy` after
 `rounds` rounds, the test set's, of one seed, and under the names of our configuration the settings it was made with;
-empty where a setting does not apply. `parameters` is the number of weights of the model. `caveat` says what no setting
+empty if a setting does not apply. `parameters` is the number of weights of the model. `caveat` says what no setting
 of ours makes equal.
 
 A cell of ours (a run without its seed) meets the row of the same model, method, clients, available, keep and
-local_epochs; of several, that with the fewest other differences. The two are comparable where there is no difference at
+local_epochs; of several, that with the fewest other differences. The two are comparable if there is no difference at
 all, in data or settings, and no caveat.
 """
 
@@ -21,12 +21,14 @@ from typing import Any
 
 import pandas as pd
 
-from flare.analysis.tables import check_digest, check_versions, statistics
+from flare.analysis import text
+from flare.analysis.reading import check_digest, check_versions
+from flare.analysis.statistics import t_interval
+from flare.columns import CELL, REFERENCE
 from flare.errors import DataError
 from flare.runs.record import settings_digest, write_whole
 
 SOURCE = "RanGreidi/FLARE-Federated-Learning-with-Accumulated-Regularized-Embeddings"
-CELL = ("experiment", "dataset", "model", "method", "keep", "local_epochs")
 SAME = ("model", "method", "clients", "available", "keep", "local_epochs")
 SETTINGS = (
     *("dataset", "parameters", "samples_per_client", "batch_size", "learning_rate", "momentum", "rounds", "tau"),
@@ -38,27 +40,17 @@ SETTINGS = (
 def compare(
     folders: Sequence[Path], reference: Path, output: Path, settings: Sequence[str | None] | None = None
 ) -> None:
-    """Write `output`.csv and `output`.md: one row per cell of the run folders, in their order.
+    """Write `output`.csv and `output`.md: one row (REFERENCE) per cell of the run folders, in their order.
 
-    n, final_accuracy, final_accuracy_low, final_accuracy_high: ours, over the finished seeds, with the 95 % t-interval;
-    reference_dataset, reference_accuracy, curve: theirs; comparable: "yes", "no", or "" where they have no such cell;
-    differs: why not, setting by setting, ours before theirs. settings: as for `tabulate`, with the same
-    DataError where a run has others, or was made with other versions than the others.
+    n, final_accuracy, final_accuracy_low, final_accuracy_high: ours, over the finished seeds, with the t-interval;
+    reference_dataset, reference_accuracy, curve: theirs; comparable: "yes", "no", or "" if they have no such cell;
+    differs: why not, setting by setting, ours before theirs. settings: as for `tabulate`, with the same DataError if a
+    run has others, or was made with other versions than the others.
     """
     rows = _read(reference)
-    cells: dict[tuple[Any, ...], dict[str, str]] = {}
-    records = []
-    for folder, digest in itertools.zip_longest(folders, settings or ()):
-        try:
-            record = json.loads((folder / "run.json").read_bytes())
-            found = settings_digest(record["config"])
-        except OSError as error:
-            raise DataError(f"{folder}/run.json: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise _no_record(folder, error) from None
-        check_digest(folder, found, digest)
-        records.append(record)
+    records = [_read_record(*pair) for pair in itertools.zip_longest(folders, settings or ())]
     check_versions(folders, [{"versions": record.get("versions")} for record in records])
+    cells: dict[tuple[Any, ...], dict[str, str]] = {}
     finals = []
     for folder, record in zip(folders, records, strict=True):
         try:
@@ -68,29 +60,43 @@ def compare(
                 finals.append({name: record[name] for name in CELL} | {"final_accuracy": final})
         except (ValueError, KeyError, TypeError) as error:
             raise _no_record(folder, error) from None
-    measured = statistics(pd.DataFrame(finals, columns=[*CELL, "final_accuracy"]), CELL, "final_accuracy")
+    measured = t_interval(pd.DataFrame(finals, columns=[*CELL, "final_accuracy"]), list(CELL), "final_accuracy")
     table = []
     for cell, decided in cells.items():
         ours = measured.loc[cell].to_dict() if cell in measured.index else {"n": 0}
         row, differs = _nearest(decided, rows)
-        table.append(
-            dict(zip(CELL, cell, strict=True))
-            | {"n": int(ours["n"])}
-            | {
-                f"final_accuracy{end}": ours.get(name)
-                for end, name in (("", "mean"), ("_low", "low"), ("_high", "high"))
-            }
-            | {
-                "reference_dataset": row.get("dataset", ""),
-                "reference_accuracy": row.get("test_accuracy", ""),
-                "comparable": "" if not row else "no" if differs else "yes",
-                "differs": "; ".join(differs),
-                "curve": f"{row['curve']} at {row['commit']}" if row else "",
-            }
-        )
-    frame = pd.DataFrame(table)
-    write_whole(Path(f"{output}.csv"), frame.to_csv(index=False, lineterminator="\n").encode())
+        table.append(dict(zip(CELL, cell, strict=True)) | _compared(ours, row, differs))
+    frame = pd.DataFrame(table, columns=list(REFERENCE))
+    write_whole(Path(f"{output}.csv"), text.csv(frame))
     write_whole(Path(f"{output}.md"), _markdown(frame).encode())
+
+
+def _read_record(folder: Path, digest: str | None) -> dict[str, Any]:
+    """run.json of a run that has the settings of that digest, if one is given."""
+    try:
+        record: dict[str, Any] = json.loads((folder / "run.json").read_bytes())
+        found = settings_digest(record["config"])
+    except OSError as error:
+        raise DataError(f"{folder}/run.json: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _no_record(folder, error) from None
+    check_digest(folder, found, digest)
+    return record
+
+
+def _compared(ours: Mapping[Any, Any], row: Mapping[str, str], differs: Sequence[str]) -> dict[str, Any]:
+    """The columns of a cell's row behind its name: what was measured, the row of theirs, and what differs."""
+    return {
+        "n": int(ours["n"]),
+        "final_accuracy": ours.get("mean"),
+        "final_accuracy_low": ours.get("low"),
+        "final_accuracy_high": ours.get("high"),
+        "reference_dataset": row.get("dataset", ""),
+        "reference_accuracy": row.get("test_accuracy", ""),
+        "comparable": "" if not row else "no" if differs else "yes",
+        "differs": "; ".join(differs),
+        "curve": f"{row['curve']} at {row['commit']}" if row else "",
+    }
 
 
 def _no_record(folder: Path, error: Exception) -> DataError:
@@ -126,7 +132,7 @@ def _settings(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _nearest(ours: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -> tuple[Mapping[str, str], list[str]]:
-    """The row of the same cell and what differs, or nothing."""
+    """The row of the same cell that differs least, and what differs; or nothing."""
     found = [(row, _differences(ours, row)) for row in rows if all(ours.get(name) == _text(row[name]) for name in SAME)]
     return min(found, key=lambda pair: len(pair[1]), default=({}, []))
 

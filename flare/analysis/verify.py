@@ -17,13 +17,13 @@ from flare.errors import ConfigError, DataError
 
 
 def verify(results: Path, data: Path, sample: int, seed: int = 0) -> bool:
-    """Repeat a random sample of the finished runs below results/runs in a temporary folder; True where all are equal.
+    """Repeat a random sample of the finished runs below results/runs in a temporary folder; True if all are equal.
 
-    A run is equal where rounds.csv has the same bytes and `result_hash`, which is also of its final weights, is the
+    A run is equal if rounds.csv has the same bytes and `result_hash`, which is also of its final weights, is the
     same. Says so run by run, and names those that differ. Bits depend on the versions of torch and numpy and on the
     kind of device: a run that was made with others is named, too, with what is different. data: folder of the data
-    sets. sample: how many runs; all, where there are fewer. seed: of the sample. Writes nothing below results. Raises
-    DataError where there is no finished run.
+    sets. sample: how many runs; all, if there are fewer. seed: of the sample. Writes nothing below results. Raises
+    DataError if there is no finished run.
     """
     from flare.runs.train import train
 
@@ -58,7 +58,7 @@ def verify(results: Path, data: Path, sample: int, seed: int = 0) -> bool:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Run]:
-    """run.json and the run that it is of; DataError where it is not a record of this version."""
+    """run.json and the run that it is of; DataError if it is not a record of this version."""
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())
         if not isinstance(record["result_hash"], str) or not isinstance(record["versions"], dict):

@@ -1,12 +1,20 @@
 """Data sets: one file each, found by listing this folder; prepared once, verified on every load.
 
-A data set's module has `CLASSES` (number of classes), `SHAPE` (of one input), `SCALE` (inputs are stored as
-whole numbers and divided by it when used) and `fetch(folder) -> (train, test)`, where `folder` is its own
-folder below the data folder; and `NATURAL = True` where its samples have clients of their own. Names that
-start with an underscore, and `partition`, are not data sets.
+A data set's module has
+- `KIND`: "images", inputs (channels, height, width); "table", inputs of any other measured numbers; or "text", inputs
+  that are places of characters in a vocabulary and targets that are the characters after them,
+- `CLASSES`: the number of classes; of a text, of different characters,
+- `SHAPE`: of one input,
+- `SCALE`: inputs are divided by it when they are used; 1.0 for text, which stays whole numbers, and for floats,
+- `fetch(folder) -> (train, test)`: two of `Split`; `folder` is the data set's own, below the data folder,
+and, if they apply,
+- `DTYPE = "float32"`: how images or a table are stored, if not as uint8,
+- `NATURAL = True`: its samples have clients of their own,
+- `VOCABULARY`: the characters of a text, in order, so that what a model writes can be shown.
+Packages and names that start with an underscore are not data sets.
 
-`fetch` writes data/{name}/train.npz, test.npz and, last, manifest.json: the source used, and each file's
-sha256 and shapes.
+`fetch` writes data/{name}/train.npz, test.npz and, last, manifest.json: the source used, and each file's sha256 and
+shapes.
 """
 
 from __future__ import annotations
@@ -26,8 +34,9 @@ import numpy as np
 from flare.datasets._fetching import replacing
 from flare.errors import DataError, choose
 
-__all__ = ["SPLITS", "DataError", "Split", "fetch", "load", "module", "names", "read_manifest"]
+__all__ = ["KINDS", "SPLITS", "DataError", "Split", "fetch", "kind", "load", "module", "names", "read_manifest"]
 
+KINDS = ("images", "text", "table")
 SPLITS = ("train", "test")
 
 
@@ -35,9 +44,9 @@ SPLITS = ("train", "test")
 class Split:
     """One part of a data set, as stored.
 
-    inputs: uint8, (N, *SHAPE). targets: int64, (N,) or, for text, (N, length), each in 0..CLASSES-1.
-    clients: int64, (N,), the natural client of each sample, or None. source: where the samples are from, one
-    line.
+    inputs: uint8, or float32 if that is the data set's DTYPE, (N, *SHAPE). targets: int64, (N,) or, for text,
+    (N, length), each in 0..CLASSES-1. clients: int64, (N,), the natural client of each sample, or None. source: where
+    the samples are from, one line.
     """
 
     inputs: np.ndarray
@@ -56,13 +65,20 @@ class Split:
 
 def names() -> list[str]:
     """Names of all data sets, sorted."""
-    found = [module.name for module in pkgutil.iter_modules(__path__)]
-    return sorted(name for name in found if not name.startswith("_") and name != "partition")
+    files = [module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg]
+    return sorted(name for name in files if not name.startswith("_"))
 
 
 def module(name: str) -> ModuleType:
-    """The module of a data set: its CLASSES, SHAPE, SCALE and fetch. ConfigError for an unknown name."""
+    """The module of a data set: its KIND, CLASSES, SHAPE, SCALE and fetch. ConfigError for an unknown name."""
     return importlib.import_module(f"{__name__}.{choose('dataset', name, names())}")
+
+
+def kind(source: ModuleType) -> str:
+    """What the inputs of a data set's module are: one of KINDS. DataError if it names another."""
+    if source.KIND not in KINDS:
+        raise DataError(f"{source.__name__}: KIND is {source.KIND!r}, expected one of {', '.join(KINDS)}")
+    return str(source.KIND)
 
 
 def fetch(name: str, data: Path) -> dict[str, Any]:
@@ -156,11 +172,24 @@ def _remedy(name: str, data: Path) -> str:
     return f"run: python -m flare fetch --dataset {name} --data {data}"
 
 
+def _dtype(source: ModuleType) -> str:
+    """How the inputs are stored; DataError if that does not fit their kind or scale."""
+    dtype, allowed = getattr(source, "DTYPE", "uint8"), ("uint8",) if kind(source) == "text" else ("uint8", "float32")
+    if dtype not in allowed:
+        raise DataError(f"{source.__name__}: DTYPE is {dtype!r}, expected {' or '.join(allowed)}")
+    if dtype == "float32" and source.SCALE != 1:
+        raise DataError(f"{source.__name__}: SCALE is {source.SCALE}, expected 1.0, as floats are used as they are")
+    return str(dtype)
+
+
 def _check(part: Split, what: str, source: ModuleType) -> None:
     """Hold a module to its word before anything is written."""
     inputs, targets, clients = part.inputs, part.targets, part.clients
-    if inputs.dtype != np.uint8 or inputs.shape[1:] != source.SHAPE or not len(inputs):
-        raise DataError(f"{what}: inputs are {inputs.dtype} {inputs.shape}, expected uint8 (N, *{source.SHAPE})")
+    dtype = _dtype(source)
+    if inputs.dtype != dtype or inputs.shape[1:] != source.SHAPE or not len(inputs):
+        raise DataError(f"{what}: inputs are {inputs.dtype} {inputs.shape}, expected {dtype} (N, *{source.SHAPE})")
+    if dtype == "float32" and not np.isfinite(inputs).all():
+        raise DataError(f"{what}: inputs are not all finite")
     if targets.dtype != np.int64 or len(targets) != len(inputs):
         raise DataError(f"{what}: targets are {targets.dtype} {targets.shape}, expected int64, {len(inputs)} rows")
     if targets.min() < 0 or targets.max() >= source.CLASSES:

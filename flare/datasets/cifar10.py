@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flare.datasets import Split, _torchvision
 
+KIND = "images"
 CLASSES = 10
 SHAPE = (3, 32, 32)
 SCALE = 255.0

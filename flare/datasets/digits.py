@@ -13,6 +13,7 @@ import numpy as np
 
 from flare.datasets import Split
 
+KIND = "images"
 CLASSES = 10
 SHAPE = (1, 8, 8)
 SCALE = 16.0

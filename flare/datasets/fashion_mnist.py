@@ -17,6 +17,7 @@ from flare.datasets import Split, _idx, _torchvision
 from flare.datasets._fetching import run
 from flare.errors import DataError
 
+KIND = "images"
 CLASSES = 10
 SHAPE = (1, 28, 28)
 SCALE = 255.0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flare.datasets import Split, _idx, _torchvision
 
+KIND = "images"
 CLASSES = 10
 SHAPE = (1, 28, 28)
 SCALE = 255.0

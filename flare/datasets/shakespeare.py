@@ -25,6 +25,7 @@ from flare.datasets import Split
 from flare.datasets._fetching import archive, run
 from flare.errors import DataError
 
+KIND = "text"
 CLASSES = 86
 SHAPE = (100,)
 SCALE = 1.0

@@ -1,4 +1,4 @@
-"""Test accuracy by communication round, a panel per fraction sent: the mean over seeds and its 95 % t-interval;
+"""Test accuracy by communication round, a panel per fraction sent: the mean over seeds and its {level} t-interval;
 dense methods, which send everything, are the reference in every panel.
 
 See how far below the dense reference a method stays, and how soon it gets there. A run that diverged is a
@@ -13,30 +13,31 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from flare.figures import _style
+from flare.figures.style import curves, layout, looks
+
+TABLES = ("runs", "rounds")
 
 
-@_style.paper()
 def draw(tables: dict[str, pd.DataFrame]) -> Figure:
     """Panels: local_epochs from top to bottom; within one, keep from the largest to the smallest."""
     runs = tables["runs"]
-    looks = _style.methods(runs)
-    keeps = _style.keeps(runs) or ["dense"]
+    look_of = looks.methods(runs)
+    keeps = looks.keeps(runs) or ["dense"]
     epochs = sorted(set(runs["local_epochs"]))
-    figure, axes = _style.panels(
-        _style.wrap(len(keeps)) * len(epochs), height=1.7, x="communication round", y="test accuracy (%)"
+    figure, axes = layout.panels(
+        layout.wrap(len(keeps)) * len(epochs), height=1.7, x="communication round", y="test accuracy (%)"
     )
     legend = {}
-    cells = {local_epochs: list(_style.cells(tables, local_epochs)) for local_epochs in epochs}
+    cells = {local_epochs: list(curves.cells(tables, local_epochs)) for local_epochs in epochs}
     for ax, (local_epochs, keep) in zip(axes, itertools.product(epochs, keeps), strict=True):
         ax.set_title(f"keep = {keep}" + (f", E = {local_epochs}" if len(epochs) > 1 else ""))
         shown = [cell for cell in cells[local_epochs] if cell.keep in (keep, "dense")]
         for order, cell in enumerate(shown):
-            look = _style.hollow(looks[cell.method], cell.keep)
-            legend[look["label"]] = _style.handle(**look)
-            _style.curve(ax, cell.finished, "round", order=order, **look)
+            look = looks.hollow(look_of[cell.method], cell.keep)
+            legend[look["label"]] = looks.handle(**look)
+            curves.curve(ax, cell.finished, "round", order=order, **look)
             for run, rounds in cell.diverged:
-                _style.lost(ax, rounds["round"], rounds["test_accuracy"], run["diverged_round"], look["color"])
+                curves.lost(ax, rounds["round"], rounds["test_accuracy"], run["diverged_round"], look["color"])
     axes[0].xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-    _style.percent(axes)
-    return _style.finish(figure, [list(legend.values())], runs)
+    layout.percent(axes)
+    return layout.finish(figure, [list(legend.values())], runs)

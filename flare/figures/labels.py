@@ -11,16 +11,17 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from flare.figures import _style
+from flare.figures.style import layout
+
+TABLES = ("labels",)
 
 
-@_style.paper()
 def draw(tables: dict[str, pd.DataFrame]) -> Figure:
     """One panel: clients from top to bottom, classes from left to right, shaded by the number of samples."""
     counts = tables["labels"].pivot(index="client", columns="label", values="samples").to_numpy()
     clients, classes = counts.shape
     height = min(max(0.17 * clients, 0.7), 3.4)
-    figure = Figure(figsize=(_style.WIDTHS[classes > 20], height + 0.5), layout="constrained")
+    figure = Figure(figsize=(layout.WIDTHS[classes > 20], height + 0.5), layout="constrained")
     ax = figure.subplots()
     ax.grid(False)
     ax.spines[:].set_visible(True)  # a client without a sample of a class is white

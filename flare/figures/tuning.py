@@ -8,6 +8,7 @@ diverged, a bar one that was given up.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -15,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from flare.figures import _style
+from flare.figures.style import layout, looks
 
-NEEDS = "tuning"
+TABLES = ("trials",)
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _RING: dict[str, Any] = {
@@ -29,11 +30,22 @@ _RING: dict[str, Any] = {
 }
 
 
-@_style.paper()
+def needs(experiments: Mapping[str, Any], name: str) -> bool:
+    """A setting of a method is tuned."""
+    from flare.config.ranges import split
+
+    return any(split(settings or {})[1] for settings in experiments[name]["methods"].values())
+
+
+def possible(tables: dict[str, pd.DataFrame]) -> bool:
+    """The same, in the tables."""
+    return len(tables["trials"]) > 0
+
+
 def draw(tables: dict[str, pd.DataFrame]) -> Figure:
     """Panels: the settings of a method, one method after the other. Marker: the cell; colour: the method."""
     trials = tables["trials"]
-    looks = _style.methods(trials)
+    look_of = looks.methods(trials)
     pairs = list(dict.fromkeys(zip(trials["method"], trials["setting"], strict=True)))
     cells = trials[["keep", "local_epochs"]].drop_duplicates().sort_values(["local_epochs"], kind="stable")
     names = {
@@ -42,8 +54,8 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
     }
     markers = {cell: _MARKERS[place % len(_MARKERS)] for place, cell in enumerate(names)}
     loss = (trials["objective"] == "loss").any()
-    figure, axes = _style.panels(
-        _style.wrap(len(pairs)),
+    figure, axes = layout.panels(
+        layout.wrap(len(pairs)),
         height=1.9,
         x="value of the setting",
         share_x=False,
@@ -51,19 +63,19 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
     )
     for ax, (method, setting) in zip(axes, pairs, strict=True):
         own = trials[(trials["method"] == method) & (trials["setting"] == setting)]
-        look = looks[method]
+        look = look_of[method]
         ax.set_title(f"{look['label']}: {setting}")
         for (keep, epochs), cell in own.assign(x=_axis(ax, own["value"])).groupby(["keep", "local_epochs"], sort=False):
             _trials(ax, cell, 1 if loss else 100, {"color": look["color"], "marker": markers[str(keep), int(epochs)]})
-    ends = [_style.handle(label="best of its study", **_RING)]
-    for state, mark in (("diverged", _style.cross("#404040")), ("pruned", _pruned("#404040"))):
+    ends = [looks.handle(label="best of its study", **_RING)]
+    for state, mark in (("diverged", looks.cross("#404040")), ("pruned", _pruned("#404040"))):
         if (trials["state"] == state).any():
-            ends.append(_style.handle(label=f"{state} trial", **mark))
+            ends.append(looks.handle(label=f"{state} trial", **mark))
     shapes = [
-        _style.handle(label=name, color="#404040", marker=markers[cell], linestyle="none")
+        looks.handle(label=name, color="#404040", marker=markers[cell], linestyle="none")
         for cell, name in names.items()
     ]
-    return _style.finish(figure, [shapes, ends], trials.assign(status=""))
+    return layout.finish(figure, [shapes, ends], trials.assign(status=""))
 
 
 def _trials(ax: Axes, cell: pd.DataFrame, factor: float, look: dict[str, Any]) -> None:
@@ -74,7 +86,7 @@ def _trials(ax: Axes, cell: pd.DataFrame, factor: float, look: dict[str, Any]) -
     ax.plot(complete["x"], factor * complete["result"], linestyle="none", alpha=0.8, **look)
     best = complete[complete["best"]]
     ax.plot(best["x"], factor * best["result"], **_RING)
-    for state, mark in (("diverged", _style.cross(look["color"])), ("pruned", _pruned(look["color"]))):
+    for state, mark in (("diverged", looks.cross(look["color"])), ("pruned", _pruned(look["color"]))):
         x = cell.loc[cell["state"] == state, "x"]
         if len(x):  # an empty line that is not clipped would take room
             ax.plot(x, [0.04] * len(x), transform=ax.get_xaxis_transform(), **mark)
@@ -95,6 +107,6 @@ def _axis(ax: Axes, values: pd.Series[str]) -> pd.Series[float]:
         return values.map(words.index).astype("float64")
     if numbers.min() > 0 and numbers.max() > 20 * numbers.min():
         ax.set_xlim(numbers.min() / 1.5, numbers.max() * 1.5)
-        _style.logarithmic(ax)
+        layout.logarithmic(ax)
         ax.xaxis.set_minor_locator(NullLocator())
     return numbers.astype("float64")

@@ -1,10 +1,8 @@
 """The models: one file a family, found by listing this folder.
 
-A family has a frozen dataclass `Settings`, `check(shape)`, which raises ConfigError where it cannot read inputs of that
-shape, and `build(shape, classes, settings, fidelity) -> nn.Module`: the output is (N, classes) logits, or (N, classes,
-T) for sequences, so that class is always dimension 1. A constant READS_TEXT = True says that inputs are whole numbers,
-the places of characters in a vocabulary. A family of several models has a dict MODELS, from their names to objects with
-`Settings`, `check` and `build`, in place of its own.
+A family's module is a `Model`. A constant READS_TEXT = True says that inputs are whole numbers, the places of
+characters in a vocabulary. A family of several models has a dict MODELS instead, from their names to objects that are a
+`Model`.
 
 Weights are drawn from torch's global generator, which `create` seeds. torch is imported when a model is built, not
 before, so that a configuration can be checked without the seconds that takes.
@@ -15,16 +13,37 @@ from __future__ import annotations
 import functools
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flare.errors import ConfigError, choose
 
 if TYPE_CHECKING:
     from torch import nn
 
 
+class Model(Protocol):
+    """What a family, or one of its models, is.
+
+    Settings: a frozen dataclass of `flare.settings.setting` fields: the sizes.
+    """
+
+    Settings: type
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise ConfigError if it cannot read inputs of that shape, batch left out."""
+
+    def build(self, shape: tuple[int, ...], classes: int, settings: Any, fidelity: str = "paper") -> nn.Module:
+        """The model with initial weights from torch's global generator.
+
+        It maps inputs (N, *shape) to logits (N, classes), or (N, classes, T) of a sequence: class is dimension 1.
+        """
+
+
 @functools.cache
-def _found() -> dict[str, tuple[str, Any]]:
+def _found() -> dict[str, tuple[str, Model]]:
     """The file that serves each name, and what is in it for that name."""
-    out: dict[str, tuple[str, Any]] = {}
+    out: dict[str, tuple[str, Model]] = {}
     for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
         module = importlib.import_module(f"flare.models.{path.stem}")
         for name, model in getattr(module, "MODELS", {path.stem: module}).items():
@@ -37,10 +56,8 @@ def names() -> list[str]:
     return sorted(_found())
 
 
-def load(name: str) -> Any:
-    """The model's `Settings`, `check` and `build`; ConfigError, with the nearest spelling, where there is none."""
-    from flare.errors import choose
-
+def load(name: str) -> Model:
+    """The model of that name; ConfigError, with the nearest spelling, if there is none."""
     return _found()[choose("model", name, names())][1]
 
 
@@ -49,13 +66,10 @@ def file(name: str) -> str:
     return _found()[name][0]
 
 
-def check(name: str, source: Any, shape: tuple[int, ...]) -> None:
-    """Raise ConfigError where the model cannot read the inputs of the data set `source`, fitted to `shape`."""
-    from flare.errors import ConfigError
-
+def check(name: str, source: ModuleType, shape: tuple[int, ...]) -> None:
+    """Raise ConfigError if the model cannot read the inputs of the data set `source`, fitted to `shape`."""
     model = load(name)
-    # SCALE = 1 leaves whole numbers as they are: those of a text.
-    text, kinds = source.SCALE == 1, ("numbers", "text")
+    text, kinds = source.KIND == "text", ("numbers", "text")
     if getattr(model, "READS_TEXT", False) != text:
         raise ConfigError(f"model: {name} reads {kinds[not text]}, and the data set is {kinds[text]}")
     model.check(shape)

@@ -8,9 +8,13 @@ and 10 classes. Glorot normal weights, zero biases.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flare.errors import ConfigError
 from flare.settings import setting
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -21,13 +25,13 @@ class Settings:
     hidden: int = setting(512, low=1, doc="units of the hidden layer")
 
 
-def check(shape):
+def check(shape: tuple[int, ...]) -> None:
     """Inputs are (channels, height, width), height and width at least 16."""
     if len(shape) != 3 or min(shape[1:]) < 16:
         raise ConfigError(f"model: cnn needs inputs (channels, height, width) of at least 16 x 16, not {tuple(shape)}")
 
 
-def build(shape, classes, settings, fidelity="paper"):
+def build(shape: tuple[int, ...], classes: int, settings: Settings, fidelity: str = "paper") -> nn.Module:
     """Inputs (N, C, H, W); output (N, classes) logits."""
     from torch import nn
 

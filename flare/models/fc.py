@@ -9,8 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flare.settings import setting
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,11 @@ class Settings:
     )
 
 
-def check(shape):
+def check(shape: tuple[int, ...]) -> None:
     """Inputs of any shape."""
 
 
-def build(shape, classes, settings, fidelity="paper"):
+def build(shape: tuple[int, ...], classes: int, settings: Settings, fidelity: str = "paper") -> nn.Module:
     """Inputs (N, *shape) are flattened; output (N, classes) logits."""
     from torch import nn
 

@@ -30,13 +30,13 @@ class Settings:
     hidden: int = setting(1024, low=1, doc="units of the recurrent layer")
 
 
-def check(shape):
+def check(shape: tuple[int, ...]) -> None:
     """Inputs are sequences: shape is (length,)."""
     if len(shape) != 1:
         raise ConfigError(f"model: gru needs text, inputs of shape (length,), not {tuple(shape)}")
 
 
-def build(shape, classes, settings, fidelity="paper"):
+def build(shape: tuple[int, ...], classes: int, settings: Settings, fidelity: str = "paper") -> nn.Module:
     """Inputs (N, T), whole numbers in 0..classes-1; output (N, classes, T), logits of the character after each."""
     from torch import nn
 
@@ -50,7 +50,8 @@ def build(shape, classes, settings, fidelity="paper"):
             self.dense = nn.Linear(settings.hidden, classes)
 
         def forward(self, inputs: Tensor) -> Tensor:
-            return self.dense(self.recurrent(self.embedding(inputs))[0]).transpose(1, 2)
+            logits: Tensor = self.dense(self.recurrent(self.embedding(inputs))[0])
+            return logits.transpose(1, 2)
 
     # A run keeps all weights of a model in one vector, in their own order; cuDNN copies them into its own at every
     # step, which is little beside the step, and says so.

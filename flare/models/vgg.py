@@ -11,14 +11,17 @@ two-convolution block of vgg11, as the authors' program does.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
 from flare.errors import ConfigError
 from flare.settings import setting
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 @dataclass(frozen=True)
-class Settings:
+class VggSettings:
     """Sizes of the network, for those who have less time."""
 
     filters: int = setting(64, low=1, doc="channels of the first block; the others have 2, 4, 8 and 8 times as many")
@@ -31,19 +34,21 @@ class Vgg:
     """One of the family: the number of convolutions in each of its five blocks."""
 
     convolutions: tuple[int, int, int, int, int]
-    Settings = Settings
+    Settings: ClassVar[type] = VggSettings
 
-    def check(self, shape):
+    def check(self, shape: tuple[int, ...]) -> None:
         """Inputs are (channels, height, width), height and width at least 32."""
         if len(shape) != 3 or min(shape[1:]) < 32:
             raise ConfigError(f"model: vgg needs images of at least 32 x 32, not {tuple(shape)}; pad_to makes them so")
 
-    def build(self, shape, classes, settings, fidelity="paper"):
+    def build(
+        self, shape: tuple[int, ...], classes: int, settings: VggSettings, fidelity: str = "paper"
+    ) -> nn.Module:
         """Inputs (N, C, H, W); output (N, classes) logits."""
         from torch import nn
 
         self.check(shape)
-        layers: list[Any] = []
+        layers: list[nn.Module] = []
         channels = shape[0]
         for count, factor in zip(self.convolutions, (1, 2, 4, 8, 8), strict=True):
             for number in range(count):

@@ -8,13 +8,8 @@ and exit code 75 (EX_TEMPFAIL of sysexits.h: try again later); a second signal e
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import dataclasses
 import fcntl
-import functools
-import hashlib
-import json
 import os
 import signal
 import sys
@@ -24,8 +19,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
-
-from flare.config import Run
 
 NAME = "checkpoint.pt"
 OLD = "checkpoint.old.pt"
@@ -186,59 +179,25 @@ class Checkpoint:
         self._due = now + max(self._seconds, (now - begun) / _SHARE)
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process has entered the run's `Checkpoint`, and so is running it."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
 def remove(folder: Path) -> None:
     """The run is finished: delete its checkpoint, and one that was refused."""
     for name in (NAME, OLD):
         with contextlib.suppress(FileNotFoundError):
             (folder / name).unlink()
-
-
-def sources(run: Run) -> tuple[str, ...]:
-    """The files of the package, without .py, that decide the result of the run."""
-    from flare import models
-
-    engine = (
-        "engine/simulation",
-        "engine/together",
-        "engine/sparsify",
-        "runs/train",
-        "datasets/partition",
-        "datasets/_fitting",
-    )
-    measured = ("engine/staleness",) if run.staleness else ()
-    own = (f"algorithms/{run.method}", f"models/{models.file(run.model)}", f"datasets/{run.dataset}")
-    return (*engine, *measured, "algorithms/__init__", "models/__init__", *own)
-
-
-def key_of(run: Run, data: Path, device: str) -> dict[str, Any]:
-    """All that decides the bits of a run, by name: settings, code, data, versions, the device's kind."""
-    import numpy as np
-    import torch
-
-    from flare import datasets
-
-    manifest = datasets.read_manifest(run.dataset, data)
-    return {
-        **json.loads(json.dumps(dataclasses.asdict(run))),
-        "code": code_digest(sources(run)),
-        "data": hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "device": device.partition(":")[0],
-    }
-
-
-@functools.cache
-def code_digest(names: tuple[str, ...]) -> str:
-    """SHA-256 of what these files of the package do: comments, docstrings and layout do not count."""
-    digest = hashlib.sha256()
-    for name in names:
-        tree = ast.parse((Path(__file__).parents[1] / f"{name}.py").read_bytes())
-        for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-                and ast.get_docstring(node, clean=False) is not None
-            ):
-                node.body[0] = ast.Pass()
-        digest.update(f"{name}\n{ast.dump(tree)}\n".encode())
-    return digest.hexdigest()

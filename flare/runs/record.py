@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flare
-from flare.config import Run
+from flare.columns import IDENTITY
+from flare.config.run import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flare.engine.simulation import History
-
-IDENTITY = ("experiment", "dataset", "model", "method", "keep", "local_epochs", "seed")
+    from flare.engine.api import History
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -52,10 +51,10 @@ def result_hash(rounds_csv: bytes, weights: dict[str, Tensor]) -> str:
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
-    """Of what decides the result of a run, the fields of `Run` by name, but for keep, local_epochs and seed, which the
-    run's folder says, and for the values that a study found. Short: a command line holds one for every method.
+    """Short hash of every setting that affects the result, except keep, local_epochs, seed and tuned values.
 
-    The same for a run as it is planned and as its run.json tells it.
+    The run's folder says the first three. Short, because a command line holds one for every method. The same for a run
+    as it is planned and as its run.json has it.
     """
     tuned = sorted(settings.get("tuned") or ())
     left_out = ("keep", "local_epochs", "seed", "tuned", *tuned)
@@ -67,7 +66,8 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
 
     # As on a command line, what is not set is not there.
     given = {key: plain(value) for key, value in settings.items() if key not in left_out}
-    given = {key: value for key, value in given.items() if value is not None and value is not False and value != {}}
+    unset: tuple[Any, ...] = (None, {}, [])
+    given = {key: value for key, value in given.items() if value is not False and value not in unset}
     return hashlib.sha256(json.dumps([given, tuned], sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import functools
-import gc
-import importlib
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flare import datasets
-from flare.config import Run
+from flare import datasets, models
+from flare.config.run import Run
+from flare.datasets import partitions
+from flare.engine import memory
 from flare.errors import ConfigError
 from flare.runs import checkpoint, lease
-from flare.runs.record import size, write_run, write_whole
-from flare.settings import check_settings
+from flare.runs.identity import key_of
+from flare.runs.process import load_libraries
+from flare.runs.progress import Progress
+from flare.runs.record import write_run, write_whole
+from flare.settings import ENGINES, check_settings
+from flare.tracking import Tracker
+from flare.tracking.mirror import Mirror
 
-# What a run leaves; the last of them where it is asked for.
+# What a run leaves; the last of them if it is asked for.
 FILES = ("rounds.csv", "run.json", "sample.txt")
+# What of a record a tracker is told at the end.
+_TOLD = ("status", "final_accuracy", "best_accuracy", "compression", "result_hash")
+
+Report = Callable[[dict[str, Any]], None]
 
 
 def train_all(runs: Sequence[tuple[Run, Path]], *, device: str = "cpu", jobs_per_gpu: int = 1, **options: Any) -> bool:
@@ -33,7 +40,7 @@ def train_all(runs: Sequence[tuple[Run, Path]], *, device: str = "cpu", jobs_per
     are, so that a second try does the rest.
     """
     done = True
-    with checkpoint.Stop() as stop, lease.gpu(device, jobs_per_gpu, waiting=stop.check) as device:
+    with memory.kept(), checkpoint.Stop() as stop, lease.gpu(device, jobs_per_gpu, waiting=stop.check) as device:
         load = functools.lru_cache(maxsize=2)(datasets.load) if len(runs) > 1 else datasets.load
         for run, output in runs:
             try:
@@ -52,7 +59,7 @@ def train_all(runs: Sequence[tuple[Run, Path]], *, device: str = "cpu", jobs_per
     return done
 
 
-def train(
+def train(  # noqa: PLR0913, each says how a run is carried out
     run: Run,
     *,
     data: Path,
@@ -65,144 +72,139 @@ def train(
     stop: checkpoint.Stop | None = None,
     load: Callable[..., datasets.Split] = datasets.load,
     hold: bool = False,
-    on_evaluate: Callable[[dict[str, Any]], None] | None = None,
+    on_evaluate: Report | None = None,
 ) -> dict[str, Any]:
     """Carry out the run and write rounds.csv and run.json into `output`; returns what run.json says.
 
     data: folder of the prepared data sets (`python -m flare fetch`). threads: torch's, on the CPU. wandb: offline,
-    online or disabled. Same run, same files but for the wall time, on one kind of machine, however often it was
+    online or disabled. Same run, same files except for the wall time, on one kind of machine, however often it was
     interrupted: it goes on from its checkpoint, saved at most every checkpoint_seconds or every checkpoint_rounds.
     stop: raises checkpoint.Interrupted once it has noted a signal. load: `datasets.load`, or one that remembers. hold:
     keep the finished run's files in its checkpoint, too, so that it is not carried out again if they are deleted.
     on_evaluate(row): called at every evaluation, first those before an interruption; what it raises ends the run.
     """
-    keep_freed_memory()
     load_libraries(wandb != "disabled")
     import torch
-
-    from flare import models, tracking
-    from flare.engine.simulation import cross_entropy, double_softmax, simulate_rows
 
     torch.set_num_threads(threads)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device: {device!r} is not here; torch sees no GPU, use cpu")
-
-    with checkpoint.Checkpoint(
-        output,
-        checkpoint.key_of(run, data, device),
-        stop or checkpoint.Stop(),
-        seconds=checkpoint_seconds,
-        rounds=checkpoint_rounds,
-    ) as saved:
+    key, stop = key_of(run, data, device), stop or checkpoint.Stop()
+    saving = checkpoint.Checkpoint(output, key, stop, seconds=checkpoint_seconds, rounds=checkpoint_rounds)
+    with memory.kept(), saving as saved:
         state = saved.load()
         if state and "files" in state:  # finished, and deleted because others of its job were not
             for name, text in state["files"].items():
                 write_whole(output / name, text.encode())
             known: dict[str, Any] = json.loads(state["files"]["run.json"])
             return known
-
-        source = datasets.module(run.dataset)
-        clients, test = _data(run, data, source.SCALE, load)
-        shape = tuple(test[0].shape[1:])
-        settings = check_settings(models.load(run.model).Settings, run.model_settings, "model_settings")
-        new_model = functools.partial(models.create, run.model, shape, source.CLASSES, settings, run.seed, run.fidelity)
-
+        clients, test = _tensors(run, data, load)
+        new_model = _model(run, tuple(test[0].shape[1:]))
         with saved.untimed():  # a server that is slow or gone is no part of what the run costs
-            mirror = tracking.Mirror(run, output, wandb, resumed=state is not None)
-            for row in state["history"] if state else ():
-                mirror.log(row)
+            tracker = Mirror(run, output, wandb, resumed=state is not None)
         progress = Progress(run, state["completed"] if state else 0)
-
-        def report(row: dict[str, Any]) -> None:
-            progress.show(row)
-            with saved.untimed():
-                mirror.log(row)
-            if on_evaluate:
-                on_evaluate(row)
-
-        def between_rounds(state: dict[str, Any]) -> None:
-            progress.advance(state["completed"])
-            if state["completed"] < run.rounds:
-                saved.offer(state)
-
+        reports = _reports(saved, state, tracker, progress, run.rounds, on_evaluate)
         try:
-            if on_evaluate:
-                for row in state["history"] if state else ():
-                    on_evaluate(row)
-            history, weights = simulate_rows(
-                new_model(),  # held by nobody here: its weights need not stay in memory
-                clients,
-                test=test,
-                method=run.method,
-                settings=run.method_settings,
-                keep=run.keep,
-                rounds=run.rounds,
-                local_epochs=run.local_epochs,
-                batch_size=run.batch_size,
-                learning_rate=run.learning_rate,
-                momentum=run.momentum,
-                available=run.available,
-                fidelity=run.fidelity,
-                evaluate_every=run.evaluate_every,
-                seed=run.seed,
-                loss=double_softmax if run.double_softmax else cross_entropy,
-                device=device,
-                on_evaluate=report,
-                on_state=between_rounds,
-                resume=state,
-                shuffle=run.shuffle,
-                staleness=run.staleness,
-                tf32=run.tf32,
-                together=None if run.engine is None else run.engine == "together",
-            )
+            history, weights = _simulated(run, new_model, clients, test, device, state, reports)
         except BaseException as error:
-            mirror.finish({}, exit_code=checkpoint.RESUMABLE if isinstance(error, checkpoint.Interrupted) else 1)
+            tracker.finish({}, exit_code=checkpoint.RESUMABLE if isinstance(error, checkpoint.Interrupted) else 1)
             raise
         if run.sample_text:
             model = new_model()
             model.load_state_dict({name: weight.cpu() for name, weight in weights.items()})
-            write_whole(output / "sample.txt", sample(model, source.VOCABULARY, run.sample_text, run.seed).encode())
-        summary = write_run(
-            output, run, history, weights, wall_seconds=saved.wall_seconds, device=device, threads=threads
-        )
+            vocabulary = datasets.module(run.dataset).VOCABULARY
+            write_whole(output / "sample.txt", sample(model, vocabulary, run.sample_text, run.seed).encode())
+        seconds = saved.wall_seconds
+        summary = write_run(output, run, history, weights, wall_seconds=seconds, device=device, threads=threads)
         progress.close(summary)
-        mirror.finish(
-            {key: summary[key] for key in ("status", "final_accuracy", "best_accuracy", "compression", "result_hash")}
-        )
+        tracker.finish({name: summary[name] for name in _TOLD})
         if hold:
-            saved.save(
-                {"files": {file.name: file.read_text("utf-8") for file in output.iterdir() if file.name in FILES}}
-            )
+            files = {file.name: file.read_text("utf-8") for file in output.iterdir() if file.name in FILES}
+            saved.save({"files": files})
         else:
             checkpoint.remove(output)
     return summary
 
 
-def _data(
-    run: Run, data: Path, scale: float, load: Callable[..., datasets.Split] = datasets.load
-) -> tuple[list[tuple[Any, Any]], tuple[Any, Any]]:
-    """The clients' and the test tensors: inputs as floats (stored value / scale), targets as class indices.
+def _tensors(run: Run, data: Path, load: Callable[..., datasets.Split]) -> tuple[Any, Any]:
+    """The clients' and the test tensors, read from the prepared data set."""
+    from flare.runs.data import prepared
 
-    With `validation` the clients' held-out samples take the place of the test set.
-    """
-    import torch
-
-    from flare.datasets import partition
-    from flare.datasets._fitting import fit
-
-    def tensors(inputs: Any, targets: Any) -> tuple[Any, Any]:
-        prepared = torch.from_numpy(fit(inputs, run.pad_to, run.channels))
-        prepared = prepared.to(torch.float32).div_(scale) if scale != 1 else prepared.long()
-        return prepared, torch.from_numpy(targets).long()
-
+    source = datasets.module(run.dataset)
     train = load(run.dataset, data, "train")
-    parts = partition.split(train.targets, run.clients, dict(run.partition), run.seed, train.clients)
-    if run.validation is not None:  # the test set is not even read
-        parts, held = partition.hold_out(parts, run.validation, run.seed)
-        held_out = tensors(train.inputs[held], train.targets[held])
-        return [tensors(train.inputs[part], train.targets[part]) for part in parts], held_out
-    test = load(run.dataset, data, "test")
-    return [tensors(train.inputs[part], train.targets[part]) for part in parts], tensors(test.inputs, test.targets)
+    parts = partitions.split(train.targets, run.clients, dict(run.partition), run.seed, train.clients)
+    test = functools.partial(load, run.dataset, data, "test")
+    return prepared(run, train, parts, test, source.SCALE, datasets.kind(source) == "text")
+
+
+def _model(run: Run, shape: tuple[int, ...]) -> Callable[[], Any]:
+    """What makes the run's model with its initial weights."""
+    settings = check_settings(models.load(run.model).Settings, run.model_settings, "model_settings")
+    classes = datasets.module(run.dataset).CLASSES
+    return functools.partial(models.create, run.model, shape, classes, settings, run.seed, run.fidelity)
+
+
+def _reports(
+    saved: checkpoint.Checkpoint,
+    state: Mapping[str, Any] | None,
+    tracker: Tracker,
+    progress: Progress,
+    rounds: int,
+    on_evaluate: Report | None,
+) -> tuple[Callable[[], None], Report, Report]:
+    """What tells of the rows before an interruption, of a row, and of a completed round."""
+
+    def before() -> None:
+        for row in state["history"] if state else ():
+            with saved.untimed():
+                tracker.log(row)
+            if on_evaluate:
+                on_evaluate(row)
+
+    def evaluated(row: dict[str, Any]) -> None:
+        progress.show(row)
+        with saved.untimed():
+            tracker.log(row)
+        if on_evaluate:
+            on_evaluate(row)
+
+    def completed(state: dict[str, Any]) -> None:
+        progress.advance(state["completed"])
+        if state["completed"] < rounds:
+            saved.offer(state)
+
+    return before, evaluated, completed
+
+
+def _simulated(
+    run: Run,
+    new_model: Callable[[], Any],
+    clients: Any,
+    test: Any,
+    device: str,
+    state: Mapping[str, Any] | None,
+    reports: tuple[Callable[[], None], Report, Report],
+) -> tuple[Any, dict[str, Any]]:
+    """History and final weights of the run, from its checkpoint on."""
+    from torch.nn.functional import cross_entropy
+
+    from flare.engine.api import simulate_rows
+    from flare.engine.network import double_softmax
+
+    before, evaluated, completed = reports
+    before()
+    return simulate_rows(
+        new_model(),  # held by nobody here: its weights need not stay in memory
+        clients,
+        test=test,
+        loss=double_softmax if run.double_softmax else cross_entropy,
+        device=device,
+        on_evaluate=evaluated,
+        on_state=completed,
+        resume=state,
+        together=None if run.engine is None else run.engine == ENGINES[1],
+        **run.arguments(),
+    )
 
 
 def sample(model: Any, vocabulary: str, length: int, seed: int) -> str:
@@ -210,91 +212,3 @@ def sample(model: Any, vocabulary: str, length: int, seed: int) -> str:
     from flare.models.gru import write
 
     return "".join(vocabulary[number] for number in write(model, [vocabulary.index("\n")], length, seed)) + "\n"
-
-
-def load_libraries(mirrored: bool) -> None:
-    """Import what takes seconds, in the way that takes the fewest; a short run takes little longer than this.
-
-    mirrored: W&B, too, before torch: its pydantic models each look through all modules that there are, then few.
-    """
-    if "torch" in sys.modules:
-        return
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        if mirrored:
-            with contextlib.suppress(Exception):
-                importlib.import_module("wandb")
-        importlib.import_module("flare.engine.simulation")
-        gc.freeze()  # what was imported is no garbage, now or later
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed: activations are large, and returning them every step costs half the time.
-
-    Elsewhere than on glibc this does nothing.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, 2**31 - 1)
-        mallopt(m_top_pad, 64 << 20)
-
-
-class Progress:
-    """What a person follows: a bar with loss, accuracy and uplink on a terminal, a line per evaluation in a log."""
-
-    def __init__(self, run: Run, completed: int = 0) -> None:
-        self._rounds = run.rounds
-        self._bar = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=run.rounds,
-                initial=completed,
-                unit="round",
-                dynamic_ncols=True,
-                desc=f"{run.method} keep {run.keep}",
-            )
-        else:
-            after = f", going on after round {completed}" if completed else ""
-            print(f"{run.folder}: {run.rounds} rounds, {run.clients} clients{after}", flush=True)
-
-    def advance(self, completed: int) -> None:
-        """So many rounds are complete."""
-        if self._bar is not None:
-            self._bar.update(completed - self._bar.n)
-
-    def show(self, row: dict[str, Any]) -> None:
-        """A round was evaluated."""
-        state = {
-            "loss": f"{row['train_loss']:.4f}",
-            "accuracy": f"{row['test_accuracy']:.4f}",
-            "uplink": size(row["uplink_bits"]),
-        }
-        if self._bar is not None:
-            self._bar.set_postfix(state)
-        else:
-            words = "  ".join(f"{key} {value}" for key, value in state.items())
-            print(f"round {row['round'] + 1:>{len(str(self._rounds))}}/{self._rounds}  {words}", flush=True)
-
-    def close(self, summary: dict[str, Any]) -> None:
-        """The run is over."""
-        if self._bar is not None:
-            self._bar.close()
-        accuracy = summary["final_accuracy"]
-        reached = (
-            "no evaluation"
-            if accuracy is None
-            else f"final accuracy {accuracy:.4f}, best {summary['best_accuracy']:.4f}"
-        )
-        where = "" if summary["diverged_round"] is None else f" in round {summary['diverged_round']}"
-        cost = f"uplink {size(summary['uplink_bits'])}, {summary['wall_seconds']:.1f} s"
-        print(f"{summary['status']}{where}: {reached}, {cost}")

@@ -1,7 +1,7 @@
 """Send to W&B what is kept in the results' folder: finished offline runs, and the sweep's tables and figures.
 
-Everything once: a mark beside it remembers that the server has it. What failed is told in one line and sent the next
-time. The runs go through the SDK's own `wandb sync`, many at a time.
+Everything is sent once: a mark beside it remembers that the server has it. What failed is reported in one line and sent
+the next time. The runs go through the SDK's own `wandb sync`, many at a time.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from flare import status, tracking
+from flare.columns import IDENTITY
 from flare.errors import ConfigError
-from flare.runs.record import IDENTITY, write_whole
+from flare.runs.checkpoint import is_locked
+from flare.runs.record import write_whole
+from flare.tracking import sdk
 
 # Runs that one process of the SDK sends, and how many of them at a time.
 BATCH, AT_A_TIME = 50, 5
@@ -40,26 +42,22 @@ LIMITS = {
 
 
 def need_key() -> None:
-    """Raise ConfigError, one line, where W&B has no API key here."""
-    try:
-        found = tracking.has_key()
-    except Exception as error:
-        raise ConfigError(f"W&B: {' '.join(str(error).split())}") from None
-    if not found:
+    """Raise ConfigError, one line, if W&B has no API key here or is not installed."""
+    if not sdk.check_key():
         raise ConfigError("W&B: no API key; set WANDB_API_KEY, or say wandb login")
 
 
 def sync(results: Path) -> bool:
-    """Send what is finished and was not sent yet; True where the server has everything then."""
+    """Send what is finished and was not sent yet; True if the server then has everything."""
     need_key()
     runs = list(unsent(results))
     if runs:  # the SDK's process writes the end of a record while the run's own, finished, ends
         age = time.time() - max(record.stat().st_mtime for record in runs)
         time.sleep(min(max(0.0, SETTLED - age), SETTLED))
     sent, reason = 0, ""
-    fresh = [record for record in runs if not tracking.mark(record).exists()]
+    fresh = [record for record in runs if not sdk.mark(record).exists()]
     # What was tried before goes alone, because it needs another id.
-    again = [[record] for record in runs if tracking.mark(record).exists()]
+    again = [[record] for record in runs if sdk.mark(record).exists()]
     for batch in [*(fresh[start : start + BATCH] for start in range(0, len(fresh), BATCH)), *again]:
         done, why = _send(batch)
         sent, reason = sent + done, reason or why
@@ -79,25 +77,40 @@ def unsent(results: Path) -> Iterator[Path]:
     for pattern in ("runs/*/*/keep-*/epochs-*/seed-*/run.json", "tuning/**/seed-*/run.json"):
         for file in sorted(results.glob(pattern)):
             for record in sorted(file.parent.glob("wandb/*run-*/*.wandb")):
-                if not tracking.is_sent(record) and not status.is_locked(file.parent):
+                if not sdk.is_sent(record) and not is_locked(file.parent):
                     yield record.resolve()
 
 
 def _send(records: Sequence[Path]) -> tuple[int, str]:
     """Send some records; returns how many of them the server has, and why it does not have the others.
 
-    One alone that was tried before becomes another run, since the server would append it to what it has of the first.
+    A single record that was tried before becomes another run: the server would append it to what it has of the first.
     """
     for record in records:
         record.with_suffix(".wandb.synced").unlink(missing_ok=True)
-    if len(records) == 1 and tracking.mark(records[0]).exists():
-        tracking.mark(records[0]).unlink()
-        records = [records[0].rename(records[0].with_name(f"run-{tracking.next_id(records[0])}.wandb"))]
-    where = ["--project", os.environ.get("WANDB_PROJECT") or "flare-sweeps"]
+    if len(records) == 1 and sdk.mark(records[0]).exists():
+        sdk.mark(records[0]).unlink()
+        records = [records[0].rename(records[0].with_name(f"run-{sdk.next_id(records[0])}.wandb"))]
+    said, refused = _run_sdk(records)
+    lacking = {path for path, _ in refused}
+    done = 0
+    for record in records:
+        if record.with_suffix(".wandb.synced").exists() and str(record) not in lacking:
+            write_whole(sdk.mark(record), sdk.SENT.encode())
+            done += 1
+        elif f"/runs/{sdk.id_of(record)}" in said:  # the SDK names the page of a run that has begun
+            write_whole(sdk.mark(record), sdk.TRIED.encode())
+    reasons = [line for line in said.splitlines() if "rror" in line] + [reason for _, reason in refused]
+    return done, " ".join((reasons or ["the SDK does not say why"])[0].replace("wandb: ERROR", "").split())
+
+
+def _run_sdk(records: Sequence[Path]) -> tuple[str, list[tuple[str, str]]]:
+    """Run `wandb sync` on the records; returns what it printed, and what the server refused (`sdk.refusals`)."""
+    where = ["--project", sdk.project()]
     if os.environ.get("WANDB_ENTITY"):
         where += ["--entity", os.environ["WANDB_ENTITY"]]
     if len(records) == 1:
-        where += ["--id", tracking.id_of(records[0])]
+        where += ["--id", sdk.id_of(records[0])]
     with tempfile.TemporaryDirectory() as folder:
         own = {"WANDB_DIR": folder, "WANDB_CACHE_DIR": folder, "WANDB_ERROR_REPORTING": "false"}
         try:
@@ -114,21 +127,12 @@ def _send(records: Sequence[Path]) -> tuple[int, str]:
             said = ended.stdout + ended.stderr
         except subprocess.TimeoutExpired as error:
             said = f"{(error.stderr or b'').decode()}\nError: the server takes too long"
-        refused = [found for log in Path(folder).glob("wandb/logs/debug-sync.*") for found in tracking.refusals(log)]
-    lacking = {path for path, _ in refused}
-    done = 0
-    for record in records:
-        if record.with_suffix(".wandb.synced").exists() and str(record) not in lacking:
-            write_whole(tracking.mark(record), tracking.SENT.encode())
-            done += 1
-        elif f"/runs/{tracking.id_of(record)}" in said:  # the SDK names the page of a run that has begun
-            write_whole(tracking.mark(record), tracking.TRIED.encode())
-    reasons = [line for line in said.splitlines() if "rror" in line] + [reason for _, reason in refused]
-    return done, " ".join((reasons or ["the SDK does not say why"])[0].replace("wandb: ERROR", "").split())
+        refused = [found for log in Path(folder).glob("wandb/logs/debug-sync.*") for found in sdk.refusals(log)]
+    return said, refused
 
 
 def _send_tables(results: Path) -> bool:
-    """Send the sweep's tables and figures as an artifact of one run; True where the server has what there is."""
+    """Send the sweep's tables and figures as an artifact of one run; True if the server then has what there is."""
     files = {
         str(file.relative_to(results)): file
         for part in ("tables", "figures")
@@ -149,7 +153,7 @@ def _send_tables(results: Path) -> bool:
     sweep = hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:16]
     shutil.rmtree(results / "wandb", ignore_errors=True)
     try:
-        run = tracking.start(
+        run = sdk.start(
             "online",
             results,
             id=sweep,
@@ -159,14 +163,14 @@ def _send_tables(results: Path) -> bool:
             resume="allow",
             config={"runs": len(rows)},
         )
-        tracking.log_artifact(run, f"sweep-{sweep}", "sweep", files)
-        with tracking.bounded(tracking.FINISH_SECONDS + 2):
+        sdk.log_artifact(run, f"sweep-{sweep}", "sweep", files)
+        with sdk.bounded(sdk.FINISH_SECONDS + 2):
             run.finish()
-        tracking.check_sent(Path(run.settings.sync_file))
+        sdk.check_sent(Path(run.settings.sync_file))
     except Exception as error:
         reason = " ".join((str(error) or type(error).__name__).split())[:300]
         print(f"W&B: tables and figures not sent: {reason}; sync_wandb tries them again", file=sys.stderr)
-        tracking.abandon()
+        sdk.abandon()
         return False
     write_whole(sent, digest.hexdigest().encode())
     print(f"W&B: {len(files)} tables and figures sent")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from sweeps import ROOT, snakemake, write
+from commands import ROOT, snakemake
+from sweeps import write
 
 from flare import config
 from flare.analysis import reference

@@ -12,10 +12,15 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import COLUMNS, DENSE_BITS, write_labels, write_run, write_sweep
+from synthetic import DENSE_BITS, write_labels, write_run, write_sweep
 
 from flare.analysis import tables
+from flare.analysis.reading import expand
+from flare.analysis.statistics import t_interval
+from flare.analysis.trials import gather_trials
+from flare.columns import IDENTITY, ROUNDS, TRIALS
 from flare.errors import ConfigError, DataError
+from flare.runs.record import size
 
 FILES = ("rounds.csv", "runs.csv", "costs.csv", "summary.csv", "summary.md", "summary.tex")
 EVALUATED = [0, 10]
@@ -38,7 +43,7 @@ def summary_of(folders: list[Path], output: Path) -> pd.DataFrame:
     ],
 )
 def test_braces_expand_as_in_bash(pattern: str, paths: list[str]) -> None:
-    assert tables.expand(pattern) == paths
+    assert expand(pattern) == paths
 
 
 def test_interval_of_three_seeds_is_the_one_worked_out_by_hand(tmp_path: Path) -> None:
@@ -83,7 +88,7 @@ def test_one_run_has_no_interval(tmp_path: Path) -> None:
 def test_interval_agrees_with_scipy(values: list[float]) -> None:
     from scipy.stats import sem, t
 
-    found = tables.statistics(pd.DataFrame({"cell": "x", "value": values}), ["cell"], "value").loc["x"]
+    found = t_interval(pd.DataFrame({"cell": "x", "value": values}), ["cell"], "value").loc["x"]
     error = float(sem(values))
     half = error * float(t.ppf(0.975, len(values) - 1))
     assert found["n"] == len(values)
@@ -263,8 +268,7 @@ def test_what_the_engine_records_is_what_the_tables_read(tmp_path: Path) -> None
     import torch
 
     from flare.config import Run
-    from flare.engine.simulation import simulate_rows
-    from flare.runs.record import IDENTITY
+    from flare.engine.api import simulate_rows
     from flare.runs.record import write_run as record
 
     generator = torch.Generator().manual_seed(0)
@@ -393,7 +397,7 @@ def test_tables_that_are_not_there_are_said_to_be_missing(tmp_path: Path) -> Non
     ],
 )
 def test_sizes_have_three_digits(bits: float, text: str) -> None:
-    assert tables.size(bits) == text
+    assert size(bits) == text
 
 
 def test_a_thousand_runs_of_a_hundred_rows_take_seconds(tmp_path: Path) -> None:
@@ -412,7 +416,7 @@ def test_a_thousand_runs_of_a_hundred_rows_take_seconds(tmp_path: Path) -> None:
     assert summary["uplink_bits"].tolist() == [DENSE_BITS * 100 // 50_890 // 32 * 48 * k for k in (5089, 509, 51, 5, 1)]
     assert math.isclose(summary["final_accuracy"].iloc[0], accuracies[-1])
     assert (tmp_path / "tables" / "rounds.csv").read_text().count("\n") == 1 + 100_000
-    assert (tmp_path / "tables" / "rounds.csv").read_text().startswith(COLUMNS + "\n")
+    assert (tmp_path / "tables" / "rounds.csv").read_text().startswith(",".join(ROUNDS) + "\n")
 
 
 def test_experiments_that_differ_in_available_alone_are_a_family(tmp_path: Path) -> None:
@@ -454,25 +458,26 @@ def test_experiments_that_differ_in_available_alone_are_a_family(tmp_path: Path)
 
 
 def test_trials_of_studies_become_one_table(tmp_path: Path) -> None:
-    from flare import tuning
     from flare.config import Run
+    from flare.tuning.conclude import conclude
+    from flare.tuning.study import Study, Trial
 
     common = {"dataset": "digits", "model": "fc", "local_epochs": 4, "seed": 0, "clients": 2, "rounds": 3}
     folders = []
     for keep in ("1e-2", "1e-3"):
         run = Run(**common, experiment="x", method="flare", keep=keep, batch_size=8, learning_rate=0.1)
         space = {"tau": {"log": [1e-3, 1.0]}, "pull_steps": {"choices": [1, "all"]}}
-        study = tuning.Study(run=run, space=space, seeds=[7], batches=1, trials=3)
+        study = Study(run=run, space=space, seeds=[7], batches=1, trials=3)
         trials = [
-            tuning.Trial(0, {"tau": 0.01, "pull_steps": 1}, "complete", {7: 0.5}),
-            tuning.Trial(1, {"tau": 0.1, "pull_steps": "all"}, "complete", {7: 0.75}),
-            tuning.Trial(2, {"tau": 0.5, "pull_steps": 1}, "diverged", {}),
+            Trial(0, {"tau": 0.01, "pull_steps": 1}, "complete", {7: 0.5}),
+            Trial(1, {"tau": 0.1, "pull_steps": "all"}, "complete", {7: 0.75}),
+            Trial(2, {"tau": 0.5, "pull_steps": 1}, "diverged", {}),
         ]
-        tuning.conclude(study, tmp_path / keep, trials)
+        conclude(study, tmp_path / keep, trials)
         folders.append(tmp_path / keep)
-    tables.gather_trials(folders, tmp_path / "tables" / "trials" / "x.csv")
+    gather_trials(folders, tmp_path / "tables" / "trials" / "x.csv")
     found = tables.read_table(tmp_path / "tables" / "trials", "x")
-    assert list(found) == list(tables.TRIALS) and len(found) == 2 * 3 * 2
+    assert list(found) == list(TRIALS) and len(found) == 2 * 3 * 2
     assert found["keep"].tolist() == ["1e-2"] * 6 + ["1e-3"] * 6 and set(found["local_epochs"]) == {4}
     first = found[(found["keep"] == "1e-2") & (found["setting"] == "tau")]
     assert first["value"].tolist() == ["0.01", "0.1", "0.5"] and first["best"].tolist() == [False, True, False]
@@ -481,4 +486,4 @@ def test_trials_of_studies_become_one_table(tmp_path: Path) -> None:
     assert set(found["objective"]) == {"accuracy"}
     (folders[1] / "study.json").unlink()
     with pytest.raises(DataError, match=r"1e-3: not a study that is over: .*study\.json"):
-        tables.gather_trials(folders, tmp_path / "x.csv")
+        gather_trials(folders, tmp_path / "x.csv")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from commands import ROOT
 
 from flare import algorithms, cli, config, models
 from flare.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
 GOOD = {
     "experiments": {
         "small": {

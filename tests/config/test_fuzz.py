@@ -23,18 +23,21 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from commands import ROOT, snakemake
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from synthetic import write_run
 
-from flare import algorithms, cli, config, datasets, models, simulate, status, tuning
+from flare import algorithms, cli, config, datasets, models, simulate, status
 from flare.analysis import tables
 from flare.datasets import _idx, shakespeare
 from flare.errors import ConfigError, DataError
 from flare.runs import checkpoint
-from flare.tuning import tables as studies
+from flare.tuning import tables as study_tables
+from flare.tuning.conclude import conclude
+from flare.tuning.study import Trial, studies
+from flare.tuning.trials import read_values
 
-ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "config/config.yaml").read_text()
 GOOD = yaml.safe_load(TEXT)
 # What a config value must not do where it reaches a shell, a path or a pattern.
@@ -460,11 +463,6 @@ def test_a_word_reaches_a_job_as_the_word_it_is(value: str) -> None:
 # The command line and Snakemake, for real: one line, 2, in under 5 s.
 
 
-def snakemake(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    return subprocess.run([*command, "--cores", "1", *arguments], capture_output=True, text=True, timeout=60)
-
-
 @pytest.mark.workflow
 @pytest.mark.parametrize("how", ["value", "twice", "no experiments", "self"])
 def test_snakemake_says_it_in_one_line_and_starts_nothing(how: str, tmp_path: Path) -> None:
@@ -476,7 +474,7 @@ def test_snakemake_says_it_in_one_line_and_starts_nothing(how: str, tmp_path: Pa
     }[how]
     (tmp_path / "c.yaml").write_text(text)
     begun = os.times()
-    done = snakemake("--configfile", str(tmp_path / "c.yaml"), folder=tmp_path)
+    done = snakemake(tmp_path, "--cores", "1", "--configfile", str(tmp_path / "c.yaml"), timeout=60)
     ended = os.times()
     used = ended.children_user + ended.children_system - begun.children_user - begun.children_system
     assert done.returncode == 2 and used < 5
@@ -721,10 +719,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     experiment = content["experiments"]["fashion-fc"]
     experiment["methods"] = {"flare": {"tau": {"log": [1e-3, 1]}}}
     experiment["tuning"] = {"seeds": [97], "trials": 4, "batches": 1}
-    study = tuning.studies(content)[0]
-    trials = [tuning.Trial(n, {"tau": 0.1 / (n + 1)}, "complete", {97: 0.5 + n / 10}) for n in range(4)]
-    tuning.conclude(study, folder / "study", trials)
-    studies.tabulate([folder / "study"], folder / "tables/studies")
+    study = studies(content)[0]
+    trials = [Trial(n, {"tau": 0.1 / (n + 1)}, "complete", {97: 0.5 + n / 10}) for n in range(4)]
+    conclude(study, folder / "study", trials)
+    study_tables.tabulate([folder / "study"], folder / "tables/studies")
     run = config.with_defaults(config.runs(GOOD)[0])
     record = {name: getattr(run, name) for name in tables.CELL} | {"parameters": 10, "config": dataclasses.asdict(run)}
     (folder / "run").mkdir()
@@ -812,7 +810,7 @@ def test_any_values_of_a_study(content: bytes, tmp_path: Path) -> None:
     file.write_bytes(content)
     for trial in (None, 1):
         try:
-            assert isinstance(tuning.read_values(file, "s", trial), dict)
+            assert isinstance(read_values(file, "s", trial), dict)
         except DataError as error:
             assert is_one_line(str(error), f"{file}: ")
 

@@ -17,7 +17,7 @@ import sys
 import tarfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pickles import Bomb
 
 from flare import datasets
 from flare.datasets import Split, _fetching, _idx, _torchvision, fashion_mnist, mnist, shakespeare
@@ -77,7 +78,7 @@ def files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, bytes]:
 
 def test_the_folder_is_the_list() -> None:
     folder = Path(datasets.__file__).parent
-    expected = {path.stem for path in folder.glob("[!_]*.py")} - {"partition"}
+    expected = {path.stem for path in folder.glob("[!_]*.py")}
     assert set(datasets.names()) == expected and {"digits", "fashion_mnist"} <= expected
 
 
@@ -85,6 +86,8 @@ def test_the_folder_is_the_list() -> None:
 def test_a_data_set_says_what_it_is(name: str) -> None:
     module = datasets.module(name)
     assert "Source:" in (module.__doc__ or "") and "Licence:" in (module.__doc__ or "")
+    assert datasets.kind(module) in datasets.KINDS
+    assert (datasets.kind(module) == "text") == hasattr(module, "VOCABULARY")
     assert isinstance(module.CLASSES, int) and module.CLASSES > 1
     assert isinstance(module.SHAPE, tuple) and all(isinstance(side, int) for side in module.SHAPE)
     assert isinstance(module.SCALE, float) and module.SCALE > 0
@@ -100,8 +103,8 @@ def test_importing_data_sets_is_light() -> None:
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"dataset: 'digitz' is unknown .did you mean 'digits'"):
         datasets.fetch("digitz", Path("nowhere"))
-    with pytest.raises(ConfigError, match="partition"):
-        datasets.module("partition")
+    with pytest.raises(ConfigError, match="dataset: 'partitions' is unknown"):
+        datasets.module("partitions")
 
 
 # Prepare, verify, load
@@ -187,16 +190,6 @@ def test_train_is_read_without_test(tmp_path: Path) -> None:
 def test_there_is_no_third_part(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'validation' is no part of a data set; allowed: train, test"):
         datasets.load("digits", tmp_path, "validation")
-
-
-class Bomb:
-    """Unpickled, it would leave a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return os.mkdir, (str(self.path),)
 
 
 def test_nothing_is_ever_unpickled(tmp_path: Path) -> None:
@@ -878,14 +871,8 @@ def real(name: str, cache: Path) -> tuple[dict[str, Any], Split, Split]:
     return manifest, datasets.load(name, cache, "train"), datasets.load(name, cache, "test")
 
 
-@pytest.fixture(scope="session")
-def cache() -> Path:
-    """Where real data sets are kept between test runs: FLARE_DATA, or else the project's data folder."""
-    return Path(os.environ.get("FLARE_DATA") or Path(__file__).parents[2] / "data")
-
-
-def test_the_real_fashion_mnist(cache: Path) -> None:
-    manifest, train, test = real("fashion_mnist", cache)
+def test_the_real_fashion_mnist(real_data: Path) -> None:
+    manifest, train, test = real("fashion_mnist", real_data)
     assert manifest["files"]["train.npz"]["shapes"] == {"inputs": [60000, 1, 28, 28], "targets": [60000]}
     assert np.bincount(train.targets).tolist() == [6000] * 10 and np.bincount(test.targets).tolist() == [1000] * 10
     assert train.targets[:10].tolist() == [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]
@@ -894,8 +881,8 @@ def test_the_real_fashion_mnist(cache: Path) -> None:
     assert train.inputs.std() / 255 == pytest.approx(0.3530, abs=5e-5)
 
 
-def test_the_real_shakespeare(cache: Path) -> None:
-    _, train, test = real("shakespeare", cache)
+def test_the_real_shakespeare(real_data: Path) -> None:
+    _, train, test = real("shakespeare", real_data)
     assert train.clients is not None and test.clients is not None
 
     def first(part: Split, client: int) -> str:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flare.datasets import partition
+from flare.datasets import partitions as partition
 from flare.errors import ConfigError
 
 TARGETS = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2])

@@ -20,8 +20,8 @@ from torch import nn
 
 import flare
 import flare.algorithms
-from flare.engine import simulation
-from flare.engine.sparsify import Layout, Message
+from flare.engine import network as simulation
+from flare.engine.layout import Layout, Message
 
 torch.set_num_threads(1)
 

@@ -22,8 +22,10 @@ from torch import nn
 
 import flare
 import flare.algorithms
-from flare.engine import simulation
-from flare.engine.sparsify import Layout, Message, add_mean, percentile, select, select_above_rank
+from flare.engine import update as simulation
+from flare.engine.layout import Layout, Message
+from flare.engine.select import percentile, select, select_above_rank
+from flare.engine.update import add_mean
 
 torch.set_num_threads(1)
 # The same examples in every run, and none remembered on disk.

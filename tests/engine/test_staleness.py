@@ -11,8 +11,10 @@ from torch import nn
 
 import flare
 from flare import algorithms
-from flare.engine.sparsify import Layout, Message
-from flare.engine.staleness import COLUMNS, Staleness
+from flare.columns import STALENESS as COLUMNS
+from flare.engine.layout import Layout, Message
+from flare.engine.probes.staleness import Staleness
+from flare.engine.task import Task
 
 PARTICIPANTS = [[0, 1], [1, 2], [0], [1], [0, 2], [1, 2]]
 
@@ -20,24 +22,27 @@ PARTICIPANTS = [[0, 1], [1, 2], [0], [1], [0, 2], [1, 2]]
 def test_worked_example() -> None:
     layout = Layout.of([("a", (4,))])
     stale = Staleness(2, layout)
+    tasks = [
+        Task(round_, (0, 1), (1, 2), (4, 4), 0.5, 1, 4, 0.1, 0.0, False, "paper", layout, None) for round_ in range(3)
+    ]
     sent = {(0, 0): [0], (1, 0): [1, 2], (0, 2): [0, 3]}  # (client, round): coordinates
     for round_ in range(3):
-        stale.begin()
+        stale.begin(tasks[round_])
         for client in (0, 1):
             if (client, round_) in sent:
                 at = torch.tensor(sent[client, round_])
                 memory = torch.tensor([3.0, 0.0, 4.0, 0.0])
-                stale.before(torch.tensor([0.0, 0.0, -2.0, 0.0]), memory)
-                stale.after(client, round_, Message(layout, torch.ones(len(at)), at, (len(at),)), memory)
+                stale.before(client, torch.tensor([0.0, 0.0, -2.0, 0.0]), memory)
+                stale.after(client, Message(layout, torch.ones(len(at)), at, (len(at),)), memory)
     # After round 2, client 0: 0, 3, 3, 0 (sent now, never, never, now); client 1: 3, 2, 2, 3. Sorted: 0 0 2 2 3 3 3 3.
-    measured = stale.measure(2)
+    measured = stale.measure(tasks[2])
     assert measured["staleness_mean"] == 2.0
     assert measured["staleness_p50"] == 3.0  # rank round_half_even(3.5) = 4
     assert measured["staleness_p90"] == measured["staleness_p99"] == 3.0
     assert measured["never_sent"] == 4 / 8
     assert measured["memory_norm"] == 5.0 and measured["message_norm"] == pytest.approx(math.sqrt(2))
     assert measured["memory_cosine"] == pytest.approx(-0.8)  # (4 * -2) / (5 * 2)
-    assert tuple(measured) == COLUMNS
+    assert tuple(measured) == tuple(COLUMNS)
 
 
 @pytest.mark.parametrize("method", algorithms.names())
@@ -46,20 +51,27 @@ def test_every_method_against_a_literal_count(method: str, monkeypatch: pytest.M
     lengths: dict[tuple[int, int], float] = {}
     differences: list[np.ndarray] = []  # d_k of every answer, in order
     memories = [np.zeros((3, 18))]  # A_k before the first round and after each
-    before, after = Staleness.before, Staleness.after
+    begin, before, after = Staleness.begin, Staleness.before, Staleness.after
+    number = [0]
 
-    def look(self: Staleness, difference: torch.Tensor, memory: torch.Tensor | None) -> None:
+    def start(self: Staleness, task: Task) -> None:
+        number[0] = task.number
+        begin(self, task)
+
+    def look(self: Staleness, client: int, difference: torch.Tensor, memory: torch.Tensor | None) -> None:
         differences.append(difference.numpy().copy())
-        before(self, difference, memory)
+        before(self, client, difference, memory)
 
-    def record(self: Staleness, client: int, round_: int, message: Message, memory: torch.Tensor | None) -> None:
+    def record(self: Staleness, client: int, message: Message, memory: torch.Tensor | None) -> None:
+        round_ = number[0]
         sent[round_, client] = np.arange(18) if message.indices is None else message.indices.numpy()
         lengths[round_, client] = math.hypot(*message.values.tolist())
-        after(self, client, round_, message, memory)
+        after(self, client, message, memory)
 
     def remember(state) -> None:
         memories.append(state["memory"].get("accumulator", torch.zeros(3, 18)).numpy().copy())
 
+    monkeypatch.setattr(Staleness, "begin", start)
     monkeypatch.setattr(Staleness, "before", look)
     monkeypatch.setattr(Staleness, "after", record)
     generator = torch.Generator().manual_seed(3)

@@ -16,8 +16,9 @@ from torch import nn
 import flare
 import flare.algorithms
 from flare.algorithms import ffl
-from flare.engine.simulation import double_softmax
-from flare.engine.sparsify import Layout, percentile_of_rows, select_above_rank, select_of_rows
+from flare.engine.layout import Layout
+from flare.engine.network import double_softmax
+from flare.engine.select import percentile_of_rows, select_above_rank, select_of_rows
 from flare.engine.together import Together
 from flare.errors import ConfigError
 from flare.models import cnn, fc, gru
@@ -183,7 +184,7 @@ def test_divergence_is_recorded_as_one_at_a_time():
 
 @pytest.mark.parametrize("together", [False, True])
 def test_epochs_that_the_loss_drives_end_where_it_is_no_longer_finite(together, monkeypatch):
-    endless = dataclasses.replace(ffl.METHOD, budget=lambda keep, *_: (keep, 10**12))
+    endless = dataclasses.replace(ffl.METHOD, budget=lambda task, _: dataclasses.replace(task, local_epochs=10**12))
     monkeypatch.setattr(ffl, "METHOD", endless)
     history = flare.simulate(
         nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 10)).double(),

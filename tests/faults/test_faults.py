@@ -22,7 +22,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -35,18 +34,23 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from commands import ROOT, environment, snakemake_command
+from pickles import Bomb
 from synthetic import write_run, write_sweep
 from torch import Tensor, nn
 
-from flare import algorithms, cli, datasets, simulate, tuning
+from flare import algorithms, cli, datasets, simulate
 from flare.analysis import tables
 from flare.config import Run, with_defaults
+from flare.config.ranges import leave_open
 from flare.datasets import _fetching
 from flare.errors import ConfigError
 from flare.runs import checkpoint, record
+from flare.runs.identity import key_of
 from flare.runs.train import train
+from flare.tuning.study import Study
+from flare.tuning.trials import read_values
 
-ROOT = Path(__file__).parents[2]
 METHODS = algorithms.names()
 RUN = with_defaults(
     Run(
@@ -294,13 +298,6 @@ def test_one_entry_per_tensor_is_sent_where_keep_is_tiny() -> None:
 # ---- disks ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    datasets.fetch("digits", folder)
-    return folder
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 kB."""
@@ -526,7 +523,7 @@ def new_figure(folder: Path, data: Path) -> list[str]:
 
 
 SPACE: dict[str, Any] = {"tau": {"log": [0.1, 1.0]}}
-STUDY = tuning.Study(run=tuning.leave_open(RUN, SPACE), space=SPACE, seeds=[7], batches=1, trials=1)
+STUDY = Study(run=leave_open(RUN, SPACE), space=SPACE, seeds=[7], batches=1, trials=1)
 
 
 def new_proposals(folder: Path, data: Path) -> list[str]:
@@ -535,7 +532,7 @@ def new_proposals(folder: Path, data: Path) -> list[str]:
 
 def new_study(folder: Path, data: Path) -> list[str]:
     cli.main(new_proposals(folder, data))
-    values = tuning.read_values(folder / STUDY.name / "batch-0/proposals.json", STUDY.name, 0)
+    values = read_values(folder / STUDY.name / "batch-0/proposals.json", STUDY.name, 0)
     (trial,) = STUDY.runs(0, values)
     train(trial, data=data, output=folder / STUDY.name / STUDY.place(trial), wandb="disabled")
     return ["tune", *shlex.split(STUDY.flags()), "--output", str(folder / STUDY.name)]
@@ -645,7 +642,7 @@ def test_prepared_data_is_whole_wherever_the_disk_is_full(tmp_path: Path, monkey
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["flare.cli", "flare.runs.train", "flare.engine.simulation", "flare.analysis.tables", "pytest"]
+    ["flare.cli", "flare.runs.train", "flare.engine.api", "flare.analysis.tables", "pytest"]
 )
 SEEDS = (1, 2, 3, 4)
 
@@ -818,16 +815,6 @@ def test_the_digest_of_a_run_is_that_of_its_record(data: Path, tmp_path: Path) -
 # ---- pickles --------------------------------------------------------------------------------------------------------
 
 
-class Bomb:
-    """Unpickled, it would make a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.parametrize("how", ["torch", "bare", "in the state"])
 def test_a_checkpoint_that_would_run_code_is_set_aside(how: str, data: Path, tmp_path: Path) -> None:
     trace, output = tmp_path / "exploded", tmp_path / "run"
@@ -836,7 +823,7 @@ def test_a_checkpoint_that_would_run_code_is_set_aside(how: str, data: Path, tmp
     if how == "bare":
         (output / checkpoint.NAME).write_bytes(pickle.dumps(Bomb(trace)))
     else:
-        key = checkpoint.key_of(RUN, data, "cpu")
+        key = key_of(RUN, data, "cpu")
         content = Bomb(trace) if how == "torch" else {"key": key, "wall_seconds": 1.0, "state": {"memory": Bomb(trace)}}
         torch.save(content, output / checkpoint.NAME)
     train(RUN, data=data, output=output, wandb="disabled")
@@ -881,13 +868,12 @@ SWEEP = {
 
 def sweep(folder: Path, content: dict[str, Any], *arguments: str) -> subprocess.Popen[str]:
     (folder / "c.yaml").write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     return subprocess.Popen(
-        [*command, "--configfile", str(folder / "c.yaml"), "--cores", "1", *arguments],
+        snakemake_command(folder, "--configfile", str(folder / "c.yaml"), "--cores", "1", *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env=environment(),
     )
 
 

@@ -23,7 +23,7 @@ from synthetic import write_labels, write_run, write_sweep, write_trials
 from flare import algorithms, figures
 from flare.analysis import tables
 from flare.errors import ConfigError, DataError
-from flare.figures import _style
+from flare.figures.style import looks as style
 
 FIVE = ("1e-1", "1e-2", "1e-3", "1e-4", "1e-5")
 SWEEPS = {
@@ -179,7 +179,7 @@ def test_a_figure_that_needs_what_was_not_asked_for_is_not_drawn(tmp_path: Path)
         "fewest": {**plain, "available": 3},
         "tuned": {**plain, "clients": 9, "methods": {"flare": {"tau": {"log": [1e-3, 1]}}}},
     }
-    always = [name for name in figures.names() if figures._constant(name, "NEEDS", None) is None]
+    always = [name for name in figures.names() if figures.needs(name) is None]
     assert always
     found = {name: sorted({*figures.of({"experiments": asked}, name)} - {*always}) for name in asked}
     assert found == {
@@ -200,6 +200,36 @@ def test_figures_that_the_tables_allow_are_those_that_were_asked_for(results: Pa
         if sweep == "all-diverged":  # before the first measurement
             asked.remove("staleness")
         assert figures.possible(tables.read(results / "tables", sweep)) == asked
+
+
+def test_a_figure_with_a_need_of_its_own_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        '''"""Shown with its {level} interval.\n\nRead it so."""\n\nimport of_what_takes_seconds\n\n'''
+        """TABLES = ("costs", "trials")\n\n\ndef needs(experiments: Mapping[str, Any], name: str) -> bool:\n"""
+        '''    """Long runs."""\n    return experiments[name]["rounds"] > 10\n'''
+    )
+    monkeypatch.setattr(figures, "__file__", str(tmp_path / "__init__.py"))
+    asked = {"experiments": {"short": {"rounds": 10}, "long": {"rounds": 11}}}
+    assert (figures.of(asked, "short"), figures.of(asked, "long")) == ([], ["mine"])
+    assert figures.reads("mine") == ("costs", "trials")
+    assert figures.caption("mine") == "Shown with its 95 % interval."
+    assert figures.caption("mine", whole=True) == "Shown with its 95 % interval. Read it so."
+
+
+@pytest.mark.parametrize("name", figures.names())
+def test_a_figure_says_which_tables_it_reads(results: Path, name: str) -> None:
+    sweep = SAMPLE.get(name, "two-keeps")
+    own = tables.read(results / "tables", sweep, figures.reads(name))
+    assert set(own) == set(figures.reads(name)) < set(tables.read(results / "tables", sweep))
+    figures.draw(name, own)
+
+
+def test_staleness_that_was_not_measured_is_one_line(tmp_path: Path) -> None:
+    tables.tabulate([write_run(tmp_path)], tmp_path / "tables")
+    said = r"tables/rounds\.csv: no column staleness_mean; fashion-fc was run without staleness: true$"
+    with pytest.raises(DataError, match=said):
+        figures.save("staleness", tmp_path / "tables", "fashion-fc", tmp_path / "x")
+    assert not list(tmp_path.glob("x*"))
 
 
 def test_listing_figures_imports_nothing_heavy() -> None:
@@ -570,7 +600,7 @@ def test_dense_methods_are_the_reference_in_every_panel(drawn: dict[tuple[str, s
 
 def test_a_method_looks_the_same_everywhere_and_like_no_other() -> None:
     def looks(*names: str) -> dict[str, dict]:
-        return _style.methods(pd.DataFrame({"method": names}))
+        return style.methods(pd.DataFrame({"method": names}))
 
     everything = looks(*algorithms.names())
     assert all(looks(name)[name] == look for name, look in everything.items())
@@ -582,7 +612,7 @@ def test_a_method_looks_the_same_everywhere_and_like_no_other() -> None:
 
 def test_a_new_methods_look_depends_on_the_names_of_the_new_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def look(name: str, *others: str) -> dict:
-        return _style.methods(pd.DataFrame({"method": [*others, name]}))[name]
+        return style.methods(pd.DataFrame({"method": [*others, name]}))[name]
 
     monkeypatch.setattr(algorithms, "names", lambda: ["fedavg", "flare", "leaky", "mine", "topk"])
     alone = look("mine")
@@ -593,7 +623,7 @@ def test_a_new_methods_look_depends_on_the_names_of_the_new_alone(monkeypatch: p
     assert look("gone")["label"] == "gone"
     # More new methods than colours.
     many = [f"new{i:02}" for i in range(20)]
-    found = _style.methods(pd.DataFrame({"method": many})).values()
+    found = style.methods(pd.DataFrame({"method": many})).values()
     assert len({(look["color"], look["marker"], str(look["linestyle"])) for look in found}) == 20
 
 

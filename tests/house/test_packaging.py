@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import importlib.util
 import re
 import subprocess
 import sys
@@ -13,11 +14,14 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import ROOT
+from distributions import PROJECT, requirements
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[2]
+# The extras that a room of flare/ may import from, beside the dependencies; the others need none.
+ROOMS = {"analysis": ["report"], "figures": ["report"], "tracking": ["track"], "tuning": ["sweep"]}
 
 
 def read(path: str) -> str:
@@ -25,9 +29,6 @@ def read(path: str) -> str:
 
 
 PYPROJECT = tomllib.loads(read("pyproject.toml"))
-PROJECT = PYPROJECT["project"]
-RUNTIME = PROJECT["dependencies"]
-DEV = PROJECT["optional-dependencies"]["dev"]
 
 
 def read_lock() -> list[tuple[str, str, str]]:
@@ -54,25 +55,45 @@ def test_lock_pins_each_package_once() -> None:
     assert all(str(Version(version)) for _, version, _ in read_lock())
 
 
-@pytest.mark.parametrize("requirement", [*RUNTIME, *DEV, *PYPROJECT["build-system"]["requires"]])
+@pytest.mark.parametrize("requirement", [*requirements("dev"), *PYPROJECT["build-system"]["requires"]])
 def test_lock_is_within_the_ranges(requirement: str) -> None:
     wanted = Requirement(requirement)
     locked = {name: version for name, version, _ in read_lock()}
     assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)])
 
 
-@pytest.mark.parametrize("folder, extra", [("flare", []), ("tools", DEV), ("tests", DEV)])
-def test_every_import_is_declared(folder: str, extra: list[str]) -> None:
+def test_dev_has_all_extras_and_the_lock_reads_them() -> None:
+    every = requirements(*PROJECT["optional-dependencies"])
+    assert sorted(requirements("dev")) == sorted(every)
+    names = [canonicalize_name(Requirement(line).name) for line in every]
+    assert len(names) == len(set(names))
+    spec = importlib.util.spec_from_file_location("lock", ROOT / "tools/lock.py")
+    assert spec and spec.loader
+    spec.loader.exec_module(lock := importlib.util.module_from_spec(spec))
+    assert sorted(PROJECT["dependencies"] + lock.requirements(PROJECT, "dev")) == sorted(every)
+
+
+def python_files(folder: Path) -> list[Path]:
+    return [folder] if folder.suffix == ".py" else sorted(folder.rglob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [*sorted(f"flare/{path.name}" for path in (ROOT / "flare").glob("*") if python_files(path)), "tools", "tests"],
+)
+def test_every_import_is_declared(place: str) -> None:
+    extras = ROOMS.get(place.removeprefix("flare/"), []) if place.startswith("flare/") else ["dev"]
+    files = python_files(ROOT / place)
     imported: dict[str, str] = {}
-    for path in sorted((ROOT / folder).rglob("*.py")):
+    for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0]: path.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported[node.module.split(".")[0]] = path.name
-    own = {"flare", "tests", *(path.stem for path in (ROOT / folder).rglob("*.py"))}
+    own = {"flare", "tests", *(path.stem for path in files)}
     homes = importlib.metadata.packages_distributions()
-    declared = {canonicalize_name(Requirement(line).name) for line in [*RUNTIME, *extra]}
+    declared = {canonicalize_name(Requirement(line).name) for line in requirements(*extras)}
     undeclared = {
         f"{module} ({path})"
         for module, path in imported.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from flare import config as configuration
 from flare.config import Run
 from flare.datasets import shakespeare
 from flare.datasets._fitting import fit, fitted
-from flare.engine.sparsify import Layout
+from flare.engine.layout import Layout
+from flare.engine.task import Task
 from flare.errors import ConfigError, DataError
 from flare.models import gru
-from flare.runs.train import _data, sample, train
+from flare.runs.train import _tensors, sample, train
 
 IMAGES = {"fc": (1, 28, 28), "cnn": (1, 28, 28), "vgg11": (3, 32, 32), "vgg16": (3, 32, 32), "vgg19": (3, 32, 32)}
 SMALL: dict[str, dict[str, Any]] = {
@@ -211,9 +211,9 @@ def test_a_misfit_is_said_before_any_job(changes: dict[str, Any], words: str) ->
 
 
 @pytest.fixture(scope="module")
-def data() -> Path:
-    """Real data sets, which `run_of` gets: FLARE_DATA, or else the project's data folder."""
-    return Path(os.environ.get("FLARE_DATA") or Path(__file__).parents[2] / "data")
+def data(real_data: Path) -> Path:
+    """Real data sets, which `run_of` gets."""
+    return real_data
 
 
 def run_of(name: str, data: Path, method: str = "fedavg", **changes: Any) -> Run:
@@ -237,7 +237,7 @@ def run_of(name: str, data: Path, method: str = "fedavg", **changes: Any) -> Run
 @pytest.mark.parametrize("name", models.names())
 def test_a_round_on_real_data_is_that_of_plain_pytorch(name: str, data: Path) -> None:
     run = run_of(name, data)
-    clients, test = _data(run, data, datasets.module(run.dataset).SCALE)
+    clients, test = _tensors(run, data, datasets.load)
     test = (test[0][:150], test[1][:150])
     start = create(name, **run.model_settings)
     history, weights = simulate(
@@ -271,7 +271,7 @@ def test_the_gru_trains_with_every_method_without_a_warning(
     method: str, data: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     run = run_of("gru", data, method)
-    clients, test = _data(run, data, 1.0)
+    clients, test = _tensors(run, data, datasets.load)
     history, _ = simulate(
         *(create("gru", **run.model_settings), [(inputs[:16], targets[:16]) for inputs, targets in clients]),
         **{"test": (test[0][:8], test[1][:8]), "method": method, "keep": "1e-2", "rounds": 2, "local_epochs": 1},
@@ -289,7 +289,8 @@ def test_flare_can_leave_the_embedding_alone() -> None:
     pulls = {}
     for part in ("none", "embedding"):
         settings = method.settings(tau=1.0, tau_decay=1.0, pull_steps="all", not_pulled=part)
-        pulled = method.pull(0, start, {"accumulator": memory}, settings, layout)
+        task = Task(0, (0,), (1,), (8,), None, 1, 8, 0.1, 0.0, False, "paper", layout, settings)
+        pulled = method.pull(start, {"accumulator": memory}, task)
         gradient = torch.zeros(layout.numel)
         pulled[1](gradient, start.clone(), 0)
         pulls[part] = layout.views(gradient)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import sys
 import time
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from sweeps import snakemake, write
+from commands import snakemake
+from sweeps import write
 
-from flare import algorithms, cli, config, datasets
+from flare import algorithms, cli, config
+from flare.algorithms import Method
 from flare.config import Run
 from flare.errors import DataError
-from flare.planning import plan
+from flare.planning import count, measure, plan
+from flare.planning.count import Workload
 from flare.runs.train import train
+from flare.settings import setting
 
 EXPERIMENT = {
     **{"dataset": "digits", "model": "fc", "model_settings": {"width": 16, "hidden_layers": 2}, "clients": 4},
@@ -26,21 +35,14 @@ EXPERIMENT = {
 }
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    datasets.fetch("digits", folder)
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def no_measuring(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Seconds that are easy to add up, except where a test measures."""
     if "measured" not in request.node.name:
-        monkeypatch.setattr(plan, "_step_seconds", lambda kind, device: (3.0, 0.5))
-        monkeypatch.setattr(plan, "_message_seconds", lambda kind, method, keep, device: (10.0, 7.0))
-        monkeypatch.setattr(plan, "_evaluation_seconds", lambda kind, device: 0.25)
-        monkeypatch.setattr(plan, "_start_seconds", lambda dataset, data, device: 1000.0)
+        monkeypatch.setattr(measure, "step_seconds", lambda workload, device: (3.0, 0.5))
+        monkeypatch.setattr(measure, "message_seconds", lambda workload, method, keep, device: (10.0, 7.0))
+        monkeypatch.setattr(measure, "evaluation_seconds", lambda workload, device: 0.25)
+        monkeypatch.setattr(measure, "start_seconds", lambda dataset, data, device: 1000.0)
 
 
 def cost(data: Path, **changes: Any) -> dict[str, Any]:
@@ -97,22 +99,22 @@ def test_memory_grows_with_what_a_run_keeps(data: Path) -> None:
     weights = 64 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
     dense, memory = (cost(data, methods={name: {}}, **one)["memory_bytes"] for name in ("fedavg", "topk"))
     assert memory - dense == 4 * 4 * weights  # an accumulator of float32 for each of four clients
-    assert dense > plan._BASE + 6 * 4 * weights
+    assert dense > count.BASE_BYTES + 6 * 4 * weights
 
 
 def test_samples_of_a_client(data: Path, tmp_path: Path) -> None:
     run = Run("e", "digits", "fc", "fedavg", "dense", 1, 1, clients=4, rounds=1, batch_size=1, learning_rate=1.0)
-    assert plan._samples(run, data) == ([375] * 4, 297)  # 1,500 images among four
+    assert count.samples(run, data) == ([375] * 4, 297)  # 1,500 images among four
     with pytest.raises(DataError, match="python -m flare fetch --dataset digits"):
-        plan._samples(run, tmp_path)
+        count.samples(run, tmp_path)
     here = Run(
         **(run.__dict__ | {"dataset": "mnist", "partition": {"scheme": "contiguous", "samples_per_client": 600}})
     )
-    assert plan._samples(here, tmp_path) == ([600] * 4, 10_000)
+    assert count.samples(here, tmp_path) == ([600] * 4, 10_000)
 
 
 def test_measured_seconds_are_those_of_a_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_SECONDS", 0.1)
+    monkeypatch.setattr(measure, "SECONDS", 0.1)
     sizes = {"width": 200, "hidden_layers": 3}
     changes = {"model_settings": sizes, "rounds": 60, "seeds": [1], "local_epochs": [4], "keep": ["5e-2"]}
     table = plan.plan({"experiments": {"e": EXPERIMENT | changes | {"methods": {"topk": {}}}}}, data)
@@ -120,7 +122,7 @@ def test_measured_seconds_are_those_of_a_run(data: Path, tmp_path: Path, monkeyp
     began = time.process_time()  # not of the clock, as the machine may be busy
     train(run, data=data, output=tmp_path, wandb="disabled")
     took = time.process_time() - began
-    start = plan._start_seconds("digits", data, "cpu")
+    start = measure.start_seconds("digits", data, "cpu")
     assert start > 0.5  # Python and torch alone
     expected = table["hours"].iloc[-1] * 3600 - start
     assert took / 3 < expected < 3 * took
@@ -128,16 +130,91 @@ def test_measured_seconds_are_those_of_a_run(data: Path, tmp_path: Path, monkeyp
 
 def test_what_is_measured_is_the_engine_of_the_run(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    genuine = plan.simulate
+    genuine = measure.simulate
 
     def simulate(*given: Any, **options: Any) -> Any:
         asked.append((options["together"], options["tf32"]))
         return genuine(*given, **options)
 
-    monkeypatch.setattr(plan, "simulate", simulate)
+    monkeypatch.setattr(measure, "simulate", simulate)
     cost(data, seeds=[1], local_epochs=[1], keep=["0.5"], methods={"topk": {}}, engine="together", tf32=True)
     cost(data, seeds=[1], local_epochs=[1], keep=["0.5"], methods={"topk": {}})
     assert set(asked) == {(True, True), (None, False)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of a method that pulls, whose settings have names of their own."""
+
+    grip: float = setting(0.5, low=0, doc="strength of the pull")
+    held: int | str = setting(2, low=0, words=("all",), doc="first local steps that are pulled")
+
+
+def anchor(start: Any, state: Any, task: Any) -> Any:
+    """A pull that takes 5 ms of the processor's time a step."""
+
+    def add(gradient: Any, weights: Any, step: int) -> None:
+        began = time.process_time()
+        while time.process_time() - began < 0.005:
+            pass
+
+    return (None if task.settings.held == "all" else task.settings.held, add) if task.settings.grip else None
+
+
+@pytest.fixture
+def method(monkeypatch: pytest.MonkeyPatch) -> Callable[[Method], None]:
+    """Makes a method known under the name anchor."""
+
+    def know(made: Method) -> None:
+        module = types.ModuleType("flare.algorithms.anchor")
+        module.METHOD = made  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(algorithms, "names", lambda: ["anchor", "fedavg", "topk"])
+
+    return know
+
+
+PULLED = Method(
+    **{"message": algorithms.error_feedback, "settings": Settings, "state": ("accumulator",), "pull": anchor},
+    **{"strength": "grip", "pull_steps": "held"},
+)
+
+
+@pytest.mark.parametrize(("settings", "pulls"), [({}, 2), ({"held": "all"}, 3), ({"held": 0}, 0), ({"grip": 0}, 0)])
+def test_a_pulled_method_of_another_name_is_priced_by_what_it_says(
+    settings: dict[str, Any], pulls: int, data: Path, method: Callable[[Method], None]
+) -> None:
+    method(PULLED)
+    row = cost(data, methods={"anchor": settings}, keep=["0.5"], seeds=[1], local_epochs=[1])
+    # As in test_seconds_by_hand: 21 messages, each of 3 steps, the first two of them pulled if nothing else is said.
+    assert row["hours"] * 3600 == pytest.approx(1000 + 21 * (3 * 3 + 50 * 0.5 + 10 + pulls * 7) + 3 * 297 * 0.25)
+
+
+def test_a_pull_of_another_name_is_measured(method: Callable[[Method], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    method(PULLED)
+    monkeypatch.setattr(measure, "SECONDS", 0.1)
+    sizes = {"width": 16, "hidden_layers": 1}
+    run = Run("e", "digits", "fc", "anchor", "0.5", 1, 1, 4, 1, 20, 0.1, model_settings=sizes)
+    message, pulled = measure.message_seconds(Workload.of(run), "anchor", "0.5", "cpu")
+    assert pulled == pytest.approx(0.005, rel=0.3) and message < 0.003
+
+
+def test_a_budget_that_changes_by_the_round_is_counted(data: Path, method: Callable[[Method], None]) -> None:
+    def warm_up(task: Any, training_loss: Any) -> Any:
+        return task if task.number else dataclasses.replace(task, keep=1.0, local_epochs=2)
+
+    method(dataclasses.replace(PULLED, pull=None, budget=warm_up))
+    small = {"keep": ["5e-2"], "seeds": [1], "local_epochs": [1], "methods": {"topk": {}}}
+    plain, whole = cost(data, **small), cost(data, **small | {"keep": ["1"]})
+    warmed = cost(data, **small | {"methods": {"anchor": {}}})
+    assert warmed["uplink_bits"] == (6 * plain["uplink_bits"] + whole["uplink_bits"]) / 7
+    assert warmed["client_steps"] == plain["client_steps"] * 8 / 7
+    # It does not look at the loss, so no round passes over the training data for it.
+    assert warmed["memory_bytes"] == plain["memory_bytes"]
+
+
+def test_a_schedule_of_the_learning_rate_costs_nothing(data: Path) -> None:
+    assert cost(data, schedule={"name": "cosine", "warmup_rounds": 2}) == cost(data)
 
 
 def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import contextlib
 import dataclasses
 import io
-import json
 import multiprocessing
 import os
 import random
@@ -21,15 +19,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from commands import environment, snakemake_command
+from sweeps import outcome, results
 from torch import nn
 
-from flare import algorithms, cli, datasets, models, simulate, tracking
+from flare import algorithms, cli, simulate
 from flare.config import Run, with_defaults
 from flare.errors import ConfigError
-from flare.runs import checkpoint
+from flare.runs import checkpoint, identity
 from flare.runs.train import train, train_all
+from flare.tracking.mirror import Mirror
 
-ROOT = Path(__file__).parents[2]
 RUN = with_defaults(
     Run(
         experiment="e",
@@ -106,17 +106,6 @@ def test_a_state_of_another_method_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    datasets.fetch("digits", folder)
-    return folder
-
-
-def outcome(folder: Path) -> tuple[bytes, str]:
-    return (folder / "rounds.csv").read_bytes(), json.loads((folder / "run.json").read_bytes())["result_hash"]
-
-
-@pytest.fixture(scope="module")
 def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, str]:
     """What RUN is when it is never interrupted."""
     folder = tmp_path_factory.mktemp("reference")
@@ -151,8 +140,8 @@ PROCESSES.set_forkserver_preload(
     [
         "flare.cli",
         "flare.runs.train",
-        "flare.engine.simulation",
-        "flare.engine.staleness",
+        "flare.engine.api",
+        "flare.engine.probes.staleness",
         "flare.tuning",
         "flare.datasets.digits",
         "pytest",
@@ -245,7 +234,7 @@ def test_a_checkpoint_of_something_else_is_set_aside_in_one_line(
     content = (tmp_path / "a" / checkpoint.NAME).read_bytes()
     run, problem = RUN, "not a whole checkpoint"
     if change == "code":
-        monkeypatch.setattr(checkpoint, "code_digest", lambda names: "0")
+        monkeypatch.setattr(identity, "code_digest", lambda names: "0")
         problem = "made with other code"
     elif change == "settings":
         run, problem = dataclasses.replace(RUN, learning_rate=0.06, rounds=61), "made with other rounds, learning_rate"
@@ -265,40 +254,6 @@ def test_a_checkpoint_of_something_else_is_set_aside_in_one_line(
     train(run, data=data, output=tmp_path / "b", wandb="disabled")
     assert outcome(tmp_path / "a") == outcome(tmp_path / "b")
     assert not list((tmp_path / "a").glob("checkpoint*"))
-
-
-def test_comments_and_docstrings_are_no_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def digest(source: str) -> str:
-        (tmp_path / "file.py").write_text(source)
-        checkpoint.code_digest.cache_clear()
-        return checkpoint.code_digest(("file",))
-
-    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "checkpoint.py"))
-    plain = digest('"""One."""\ndef f(x):\n    """Two."""\n    return x + 1\n')
-    assert digest('"""Uno."""\n# a comment\ndef f( x ):\n    """Due."""\n    return (x + 1)\n') == plain
-    assert digest('"""One."""\ndef f(x):\n    """Two."""\n    return x + 2\n') != plain
-    checkpoint.code_digest.cache_clear()
-
-
-def test_all_that_a_run_is_made_with_is_its_code_or_decides_no_result() -> None:
-    package = ROOT / "flare"
-    runs = [
-        dataclasses.replace(RUN, method=method, model=model)
-        for method in algorithms.names()
-        for model in models.names()
-    ]
-    code = {name for run in runs for name in checkpoint.sources(run)}
-    found = set()
-    for name in code:
-        for node in ast.walk(ast.parse((package / f"{name}.py").read_text())):
-            if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "flare":
-                here = str(node.module).split(".")[1:]
-                for place in (here, *([*here, alias.name] for alias in node.names)):
-                    file = package.joinpath(*place)
-                    found |= {"/".join(place)} if file.with_suffix(".py").exists() and place else set()
-                    found |= {"/".join([*place, "__init__"])} if file.is_dir() and place else set()
-    # Settings are in the key, and so is the data; the others keep what a run gives.
-    assert found - code == {"config", "record", "checkpoint", "lease", "tracking", "datasets/__init__"}
 
 
 def test_no_checkpoint_before_its_time_nor_where_it_cannot_be_written(
@@ -390,11 +345,11 @@ def test_many_runs_in_one_process_are_the_same_runs(
         (folder / "run.json").unlink()
     begun: list[Path] = []
     monkeypatch.setattr(
-        tracking.Mirror,
+        Mirror,
         "__init__",
         lambda self, run, folder, *_, **__: begun.append(folder) or setattr(self, "_run", 0),
     )
-    monkeypatch.setattr(tracking.Mirror, "_known", 0, raising=False)
+    monkeypatch.setattr(Mirror, "_known", 0, raising=False)
     assert cli.main(command) == 0
     assert begun == [folders[2]]  # the others were finished
     assert [outcome(folder) for folder in folders] == alone
@@ -461,23 +416,15 @@ SWEEP = {
 
 def start(folder: Path, *arguments: str, **content: Any) -> subprocess.Popen[str]:
     (folder / "config.yaml").write_text(yaml.safe_dump(SWEEP | content))
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    given = ["--configfile", str(folder / "config.yaml"), "--cores", "2", "results/tables/runs.csv", *arguments]
     return subprocess.Popen(
-        [*command, "--configfile", str(folder / "config.yaml"), "--cores", "2", "results/tables/runs.csv", *arguments],
+        snakemake_command(folder, *given),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env=environment(),
         start_new_session=True,
     )
-
-
-def results(folder: Path) -> dict[str, bytes]:
-    files = [*folder.glob("results/runs/**/rounds.csv"), *folder.glob("results/tables/*.*")]
-    out = {str(file.relative_to(folder)): file.read_bytes() for file in files if file.name != "costs.csv"}
-    for file in folder.glob("results/runs/**/run.json"):
-        out[str(file.relative_to(folder))] = json.loads(file.read_bytes())["result_hash"].encode()
-    return out
 
 
 def recorded(folder: Path) -> dict[Path, int]:

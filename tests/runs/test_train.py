@@ -15,19 +15,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
 import flare
 from flare import cli, datasets, models
 from flare.config import Run, with_defaults
-from flare.datasets import partition
-from flare.engine.simulation import double_softmax
+from flare.datasets import partitions as partition
+from flare.engine.network import double_softmax
 from flare.errors import ConfigError
 from flare.models import fc
 from flare.runs import record, train
 
-ROOT = Path(__file__).parents[2]
 RUN = with_defaults(
     Run(
         experiment="e",
@@ -46,13 +46,6 @@ RUN = with_defaults(
         partition={"scheme": "contiguous", "samples_per_client": 40},
     )
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    datasets.fetch("digits", folder)
-    return folder
 
 
 def test_the_files_of_a_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,14 +197,14 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 
 def test_images_are_padded_in_the_middle(data: Path) -> None:
-    clients, test = train._data(dataclasses.replace(RUN, pad_to=11), data, 16.0)
-    plain, _ = train._data(RUN, data, 16.0)
+    clients, test = train._tensors(dataclasses.replace(RUN, pad_to=11), data, datasets.load)
+    plain, _ = train._tensors(RUN, data, datasets.load)
     inputs, targets = clients[1]
     assert inputs.shape == (40, 1, 11, 11) and test[0].shape[1:] == (1, 11, 11) and targets.dtype == torch.int64
     assert torch.equal(inputs[:, :, 1:9, 1:9], plain[1][0]) and inputs.sum() == plain[1][0].sum()
     assert inputs.max() == 1 and inputs.min() == 0
     with pytest.raises(ConfigError, match="pad_to: 7 is not allowed; at least 8"):
-        train._data(dataclasses.replace(RUN, pad_to=7), data, 16.0)
+        train._tensors(dataclasses.replace(RUN, pad_to=7), data, datasets.load)
 
 
 def test_missing_data_is_one_line_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

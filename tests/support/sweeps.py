@@ -1,15 +1,12 @@
-"""A small sweep on the digits data set, and Snakemake run for real."""
+"""A small sweep on the digits data set, and what a sweep or a run leaves that must not depend on how it was run."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
 CONFIG = {
     "wandb": {"mode": "offline"},
     "experiments": {
@@ -34,21 +31,27 @@ CONFIG = {
 }
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-        "--directory",
-        str(folder),
-    ]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=300)
-
-
 def write(folder: Path, content: dict, name: str = "config.yaml") -> str:
     file = folder / name
     file.write_text(yaml.safe_dump(content))
     return str(file)
+
+
+def outcome(folder: Path) -> tuple[bytes, str]:
+    """The rounds of a run, and the digest of its result."""
+    return (folder / "rounds.csv").read_bytes(), json.loads((folder / "run.json").read_bytes())["result_hash"]
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """The content of the runs, tables and figures of a sweep."""
+    files = [
+        *folder.glob("results/runs/**/rounds.csv"),
+        *folder.glob("results/tables/**/*.*"),
+        *folder.glob("results/figures/**/*.*"),
+    ]
+    # Wall times differ from one sweep to the next.
+    out = {str(f.relative_to(folder)): f.read_bytes() for f in files if f.stem not in ("costs", "compute_cost")}
+    for file in folder.glob("results/runs/**/run.json"):
+        record = json.loads(file.read_bytes())
+        out[str(file.relative_to(folder))] = f"{record['status']} {record['result_hash']}".encode()
+    return out

@@ -14,14 +14,8 @@ from typing import Any
 
 import numpy as np
 
-COLUMNS = (
-    "experiment,dataset,model,method,keep,local_epochs,seed,"
-    "round,uplink_bits,downlink_bits,train_loss,test_loss,test_accuracy"
-)
-STALENESS = (
-    *("staleness_mean", "staleness_p50", "staleness_p90", "staleness_p99"),
-    *("never_sent", "memory_norm", "message_norm", "memory_cosine"),
-)
+from flare.columns import LABELS, ROUNDS, STALENESS, TRIALS
+
 PARAMETERS = 50_890
 DENSE_BITS = 10 * 32 * PARAMETERS
 _LEVEL = {"fedavg": 0.915, "flare": 0.905, "topk": 0.885, "fedprox": 0.88, "ef21": 0.875, "ffl": 0.87}
@@ -81,7 +75,7 @@ def write_run(
         f"{start},{r},{(r + 1) * per_round},{(r + 1) * DENSE_BITS},{3 * (1 - a)!r},{2.5 * (1 - a)!r},{a!r}"
         for r, a in zip(evaluated, accuracies, strict=True)
     ]
-    header = COLUMNS
+    header = ",".join(ROUNDS)
     if staleness:
         header += "," + ",".join(STALENESS)
         # Nothing is staler than the run is long; a percentile levels off once that share of coordinates is sent.
@@ -123,7 +117,7 @@ def write_run(
 
 def write_labels(tables: Path, experiment: str, clients: int = 10, classes: int = 10) -> None:
     """Write the table of samples of each class that each client holds: some classes each, in turn."""
-    rows = ["experiment,client,label,samples"]
+    rows = [",".join(LABELS)]
     for client, label in itertools.product(range(clients), range(classes)):
         rows.append(f"{experiment},{client},{label},{(7 * client + 13 * label) % 40 * ((client + label) % 3 != 0)}")
     (tables / "labels").mkdir(parents=True, exist_ok=True)
@@ -135,9 +129,7 @@ def write_trials(tables: Path, experiment: str, space: Mapping[str, Mapping[str,
 
     The second trial diverged, the third was pruned, the best is the last.
     """
-    rows = [
-        "experiment,method,keep,local_epochs,trial,setting,value,state,objective,result,best,lowest,highest,importance"
-    ]
+    rows = [",".join(TRIALS)]
     for (method, settings), keep in itertools.product(space.items(), ("1e-2", "1e-3")):
         for setting, values in settings.items():
             for trial, value in enumerate(values):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -16,17 +17,19 @@ from unittest.mock import MagicMock
 import pandas as pd
 import pytest
 import yaml
+from commands import ROOT, snakemake
 from synthetic import write_run
 from wandb_server import Server
 
-from flare import cli, datasets, tracking
+from flare import cli, tracking
 from flare.analysis import tables
 from flare.config import Run, with_defaults
 from flare.runs import train
 from flare.tracking import report as wandb_report
+from flare.tracking import sdk
 from flare.tracking import sync as wandb_sync
+from flare.tracking.mirror import FILES, Mirror
 
-ROOT = Path(__file__).parents[2]
 KEY = "0123456789abcdef0123456789abcdef01234567"
 RUN = with_defaults(
     Run(
@@ -49,13 +52,6 @@ RUN = with_defaults(
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    datasets.fetch("digits", folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The run without a mirror."""
     return train.train(RUN, data=data, output=tmp_path_factory.mktemp("plain"), wandb="disabled")
@@ -68,8 +64,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setattr(tracking, "INIT_SECONDS", 3.0)
-    monkeypatch.setattr(tracking, "FINISH_SECONDS", 3.0)
+    monkeypatch.setattr(sdk, "INIT_SECONDS", 3.0)
+    monkeypatch.setattr(sdk, "FINISH_SECONDS", 3.0)
     forget()
     with Server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
@@ -80,7 +76,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def forget() -> None:
     """The SDK forgets its server and the key."""
-    tracking.abandon()
+    sdk.abandon()
     from wandb.sdk.lib import wbauth
 
     wbauth.unauthenticate_session(update_settings=False)
@@ -159,8 +155,8 @@ def test_a_broken_server_costs_no_more_than_the_limits(
         server.__exit__()
     elif fault == "slow":
         server.delay = 0.2
-        monkeypatch.setattr(tracking, "INIT_SECONDS", 20.0)
-        monkeypatch.setattr(tracking, "FINISH_SECONDS", 20.0)
+        monkeypatch.setattr(sdk, "INIT_SECONDS", 20.0)
+        monkeypatch.setattr(sdk, "FINISH_SECONDS", 20.0)
     elif "key" in fault:
         monkeypatch.setenv("WANDB_API_KEY", "" if fault == "no key" else "short")
     elif fault == "silent" or "gone" in fault:
@@ -168,7 +164,7 @@ def test_a_broken_server_costs_no_more_than_the_limits(
     elif fault != "down in mid-run":
         server.status = int(fault[:3])
     server.after = 3 if "mid-run" in fault else 0
-    tracking.sdk()  # importing it is no part of the wait
+    sdk.load()  # importing it is no part of the wait
 
     def die(row: dict[str, Any]) -> None:
         if fault == "down in mid-run" and row["round"] == 1:
@@ -205,9 +201,9 @@ def test_what_was_logged_outlives_the_kill_of_all_processes(tmp_path: Path) -> N
     script = f"""
 import os, signal, time
 from pathlib import Path
-from flare import tracking
+from flare.tracking.mirror import Mirror
 from flare.config import Run
-mirror = tracking.Mirror(Run(**{dataclasses.asdict(RUN)!r}), Path({str(tmp_path)!r}), "offline")
+mirror = Mirror(Run(**{dataclasses.asdict(RUN)!r}), Path({str(tmp_path)!r}), "offline")
 mirror.log({{"round": 0, "train_loss": 0.123456789}})
 time.sleep(3)
 os.killpg(0, signal.SIGKILL)
@@ -220,14 +216,14 @@ os.killpg(0, signal.SIGKILL)
 
 def test_a_resumed_online_run_has_every_row_once(server: Server, tmp_path: Path) -> None:
     rows = [{"round": number, "train_loss": 1.0 / (number + 1)} for number in range(5)]
-    mirror = tracking.Mirror(RUN, tmp_path, "online")
+    mirror = Mirror(RUN, tmp_path, "online")
     for row in rows[:2]:
         mirror.log(row)
     mirror.finish({}, exit_code=75)
-    mirror = tracking.Mirror(RUN, tmp_path, "online", resumed=True)
+    mirror = Mirror(RUN, tmp_path, "online", resumed=True)
     for row in rows:
         mirror.log(row)
-    for file in tracking.FILES:
+    for file in FILES:
         (tmp_path / file).write_text("of the finished run\n")
     mirror.finish({"status": "finished"})
     (run,) = server.runs.values()
@@ -251,7 +247,7 @@ def test_system_metrics_arrive_where_they_are_asked_for(
 ) -> None:
     monkeypatch.setenv("FLARE_SYSTEM_METRICS", "true")
     monkeypatch.setenv("WANDB__STATS_SAMPLING_INTERVAL", "0.1")
-    mirror = tracking.Mirror(RUN, tmp_path, "online")
+    mirror = Mirror(RUN, tmp_path, "online")
     mirror.log({"round": 0})
     time.sleep(1)
     mirror.finish({}, exit_code=1)
@@ -336,7 +332,7 @@ def test_sync_sends_everything_once(
     assert leaks(tmp_path) == [] and not list(results.rglob("*debug-cli*"))
 
     # Where nothing answers, one line says so and the rest of the batches is left for the next time.
-    tracking.mark(next(one.glob("wandb/*run-*/*.wandb"))).unlink()
+    sdk.mark(next(one.glob("wandb/*run-*/*.wandb"))).unlink()
     monkeypatch.setattr(wandb_sync, "BATCH", 1)
     server.__exit__()
     assert cli.main(command) == 1
@@ -403,23 +399,17 @@ def test_the_rules_train_nothing(server: Server, data: Path, tmp_path: Path) -> 
     content = {"wandb": {"project": "p", "system_metrics": True}, "experiments": {"e": experiment}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
     sweep(data, tmp_path / "results")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(tmp_path), "--configfile", str(tmp_path / "config.yaml"), "--cores", "1"]
-    given = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-
-    def snakemake(rule: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, rule], capture_output=True, text=True, env=given | more, timeout=280)
-
-    refused = snakemake("sync_wandb", WANDB_API_KEY="")
+    sweep_of = functools.partial(snakemake, tmp_path, "--configfile", str(tmp_path / "config.yaml"), "--cores", "1")
+    refused = sweep_of("sync_wandb", WANDB_API_KEY="")
     assert refused.returncode == 2
     assert [line for line in refused.stderr.splitlines() if line.startswith("flare: ")] == [
         "flare: W&B: no API key; set WANDB_API_KEY, or say wandb login"
     ]
-    done = snakemake("sync_wandb")
+    done = sweep_of("sync_wandb")
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert "W&B: 2 runs sent" in said and "rule train" not in said and len(server.runs) == 3
-    done = snakemake("wandb_report", WANDB_API_KEY="")
+    done = sweep_of("wandb_report", WANDB_API_KEY="")
     assert done.returncode == 0 and (tmp_path / "results/wandb_report.json").exists()
     assert leaks(tmp_path) == []
 

@@ -20,16 +20,21 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from commands import ROOT, environment, snakemake_command
 
-from flare import cli, config, datasets, tuning
+from flare import cli, config, datasets
 from flare.config import Run
-from flare.datasets import partition
+from flare.datasets import partitions as partition
 from flare.errors import ConfigError, DataError
-from flare.runs import checkpoint, train
-from flare.tuning import Study, Trial
-from flare.tuning import tables as studies
+from flare.runs import checkpoint, identity, train
+from flare.tuning import single, tables
+from flare.tuning.conclude import best as best_of
+from flare.tuning.conclude import conclude, edges, importances, read, warning
+from flare.tuning.export import export
+from flare.tuning.propose import propose, write_proposals
+from flare.tuning.study import Study, Trial, fill, studies
+from flare.tuning.trials import judge
 
-ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = {
     "wandb": {"mode": "disabled"},
     "experiments": {
@@ -59,7 +64,7 @@ def changed(**more: Any) -> dict[str, Any]:
 
 
 def study_of(space: dict[str, Any] | None = None, **more: Any) -> Study:
-    (study,) = tuning.studies(changed(methods={"flare": space or {"tau": {"log": [1e-4, 1]}}}))
+    (study,) = studies(changed(methods={"flare": space or {"tau": {"log": [1e-4, 1]}}}))
     return dataclasses.replace(study, **more)
 
 
@@ -122,21 +127,21 @@ def test_a_study_per_cell_with_equal_budgets_unless_said_otherwise() -> None:
     }
     content = changed(methods=methods, keep=["5e-2", "0.5"], local_epochs=[1, 2])
     config.check(content)
-    found = tuning.studies(content)
+    found = studies(content)
     assert [study.name for study in found] == [
         *(f"small/fedavg/keep-dense/epochs-{epochs}" for epochs in (1, 2)),
         *(f"small/{m}/keep-{k}/epochs-{e}" for m in ("flare", "fedprox") for k in ("5e-2", "0.5") for e in (1, 2)),
     ]
     assert {(study.batches, study.trials, tuple(study.seeds)) for study in found} == {(3, 2, (7,))}
     content["experiments"]["small"]["tuning"]["methods"] = {"flare": {"batches": 8}}
-    assert {study.batches for study in tuning.studies(content) if "/flare/" in study.name} == {8}
-    assert {study.batches for study in tuning.studies(content) if "/flare/" not in study.name} == {3}
+    assert {study.batches for study in studies(content) if "/flare/" in study.name} == {8}
+    assert {study.batches for study in studies(content) if "/flare/" not in study.name} == {3}
 
 
 def test_a_value_bypasses_tuning() -> None:
     content = changed(methods={"flare": {"tau": 0.5}})
     config.check(content)
-    assert tuning.studies(content) == []
+    assert studies(content) == []
     assert [run.tuned for run in config.runs(content)] == [{}]
 
 
@@ -146,15 +151,16 @@ def test_an_open_setting_has_no_value_on_the_command_line_and_fill_gives_it_one(
     flags = run.flags()
     assert "--learning-rate" not in flags and " tau=null learning_rate=null" in flags
     assert " tau=" not in flags.replace("--tuned tau=", "")
-    filled = tuning.fill(run, {"tau": 0.25, "learning_rate": 0.5})
+    filled = fill(run, {"tau": 0.25, "learning_rate": 0.5})
     assert (filled.learning_rate, filled.method_settings["tau"]) == (0.5, 0.25)
     assert filled.tuned == {"tau": 0.25, "learning_rate": 0.5}
     with pytest.raises(DataError, match="to be tuned"):
-        tuning.fill(run, {"tau": 0.25})
+        fill(run, {"tau": 0.25})
 
 
 def test_checking_a_configuration_does_not_import_optuna() -> None:
-    code = f"import sys; from flare import config, tuning; tuning.studies({CONFIG!r}); config.check({CONFIG!r});"
+    code = "import sys; from flare import config; from flare.tuning import conclude, export, single, study, tables;"
+    code += f"study.studies({CONFIG!r}); config.check({CONFIG!r});"
     subprocess.run([sys.executable, "-c", code + "sys.exit('optuna' in sys.modules)"], cwd=ROOT, check=True)
 
 
@@ -164,7 +170,7 @@ def test_checking_a_configuration_does_not_import_optuna() -> None:
 def search(study: Study, objective: Any) -> list[Trial]:
     done: list[Trial] = []
     for _ in range(study.batches):
-        for values in tuning.propose(study, done, study.trials):
+        for values in propose(study, done, study.trials):
             done = [*done, Trial(len(done), values, "complete", {7: objective(values)})]
         assert len(done) % study.trials == 0
     return done
@@ -182,23 +188,23 @@ def test_the_optimum_is_found_within_five_percent_in_24_trials(optimum: float, b
         study = study_of(batches=batches, trials=trials, seed=seed)
         done = search(study, lambda values: 0.9 - (share(values) - optimum) ** 2)
         assert len(done) == 24
-        assert abs(share(tuning.best(study, done).values) - optimum) < 0.05
+        assert abs(share(best_of(study, done).values) - optimum) < 0.05
     worse = study_of(batches=batches, trials=trials, objective="loss")
     done = search(worse, lambda values: (share(values) - optimum) ** 2)
-    assert abs(share(tuning.best(worse, done).values) - optimum) < 0.05
+    assert abs(share(best_of(worse, done).values) - optimum) < 0.05
 
 
 def test_proposals_depend_on_the_results_before_and_the_seed_alone() -> None:
     study = study_of({"tau": {"log": [1e-4, 1]}, "learning_rate": {"log": [0.01, 1]}}, trials=4)
-    first = tuning.propose(study, [], 4)
-    assert first == tuning.propose(study, [], 4) != tuning.propose(dataclasses.replace(study, seed=1), [], 4)
+    first = propose(study, [], 4)
+    assert first == propose(study, [], 4) != propose(dataclasses.replace(study, seed=1), [], 4)
     done = [Trial(n, values, "complete", {7: 0.1 * n}) for n, values in enumerate(first)]
-    second = tuning.propose(study, done, 4)
-    assert second == tuning.propose(study, done, 4)
+    second = propose(study, done, 4)
+    assert second == propose(study, done, 4)
     other = [dataclasses.replace(trial, measured={7: -trial.measured[7]}) for trial in done]
-    assert second != tuning.propose(study, other, 4)
+    assert second != propose(study, other, 4)
     # A longer study goes on with the same trials.
-    assert second == tuning.propose(dataclasses.replace(study, batches=9), done, 4)
+    assert second == propose(dataclasses.replace(study, batches=9), done, 4)
     for values in second:
         assert 1e-4 <= values["tau"] <= 1 and 0.01 <= values["learning_rate"] <= 1
         assert all(float(f"{value:.4g}") == value for value in values.values())
@@ -212,16 +218,16 @@ def test_the_first_trials_leave_no_part_of_a_range_out() -> None:
         "not_pulled": {"choices": ["none", "embedding"]},
     }
     del space["not_pulled"]
-    points = tuning.propose(study_of(space, trials=4), [], 4)
+    points = propose(study_of(space, trials=4), [], 4)
     assert sorted(int(4 * math.log(point["tau"] / 1e-4) / math.log(1e4)) for point in points) == [0, 1, 2, 3]
     assert sorted(int(point["percentile"] / 25) for point in points) == [0, 1, 2, 3]
     assert sorted(point["pull_steps"] for point in points) == [1, 2, 3, 4]
     json.dumps(points)
     words = study_of({"pull_steps": {"choices": [1, 2, "all", 3]}}, trials=4)
-    first = tuning.propose(words, [], 4)
+    first = propose(words, [], 4)
     assert {point["pull_steps"] for point in first} == {1, 2, 3, "all"}
     done = [Trial(n, values, "complete", {7: float(values["pull_steps"] == "all")}) for n, values in enumerate(first)]
-    assert all(point["pull_steps"] in (1, 2, 3, "all") for point in tuning.propose(words, done, 4))
+    assert all(point["pull_steps"] in (1, 2, 3, "all") for point in propose(words, done, 4))
 
 
 def record(accuracy: float | None, status: str = "finished") -> dict[str, Any]:
@@ -230,11 +236,11 @@ def record(accuracy: float | None, status: str = "finished") -> dict[str, Any]:
 
 def test_the_objective_is_the_mean_over_seeds_and_a_diverged_run_spoils_its_trial() -> None:
     study = study_of(seeds=[7, 8])
-    trial = tuning.judge(study, 3, {"tau": 1.0}, {7: record(0.5), 8: record(0.75)})
+    trial = judge(study, 3, {"tau": 1.0}, {7: record(0.5), 8: record(0.75)})
     assert (trial.state, trial.objective) == ("complete", 0.625)
     losses = dataclasses.replace(study, objective="loss")
-    assert tuning.judge(losses, 3, {"tau": 1.0}, {7: record(0.5), 8: record(0.75)}).objective == 0.375
-    lost = tuning.judge(study, 3, {"tau": 1.0}, {7: record(0.5), 8: record(0.9, "diverged")})
+    assert judge(losses, 3, {"tau": 1.0}, {7: record(0.5), 8: record(0.75)}).objective == 0.375
+    lost = judge(study, 3, {"tau": 1.0}, {7: record(0.5), 8: record(0.9, "diverged")})
     assert (lost.state, lost.objective, lost.measured) == ("diverged", None, {7: 0.5})
 
 
@@ -243,21 +249,21 @@ def test_the_best_is_complete_and_the_earliest_and_divergence_repels() -> None:
     values = [{"tau": tau} for tau in (0.001, 0.01, 0.1, 0.9)]
     lost = Trial(0, values[0], "diverged", {7: 0.99})
     done = [lost, *(Trial(n, values[n], "complete", {7: accuracy}) for n, accuracy in ((1, 0.5), (2, 0.7), (3, 0.7)))]
-    assert tuning.best(study, done).number == 2
+    assert best_of(study, done).number == 2
     with pytest.raises(DataError, match="none of its 1 trials has a result"):
-        tuning.best(study, [lost])
+        best_of(study, [lost])
     # Everything above 0.01 diverged: what comes next is mostly below.
     done = [Trial(n, {"tau": 10 ** (-n / 2)}, "diverged" if n < 4 else "complete", {7: 0.5}) for n in range(8)]
-    proposed = [v["tau"] for seed in range(5) for v in tuning.propose(dataclasses.replace(study, seed=seed), done, 4)]
+    proposed = [v["tau"] for seed in range(5) for v in propose(dataclasses.replace(study, seed=seed), done, 4)]
     assert np.mean(np.array(proposed) < 10**-1.5) > 0.7
 
 
 def test_a_best_value_at_the_edge_is_warned_of() -> None:
     study = study_of({"tau": {"log": [1e-4, 1]}, "percentile": {"linear": [0, 100]}})
     # 5 % of four decades is a fifth of one.
-    assert tuning.edges(study, {"tau": 10**-3.79, "percentile": 6.0}) == {}
-    assert tuning.edges(study, {"tau": 10**-3.81, "percentile": 96.0}) == {"tau": "lower", "percentile": "upper"}
-    assert "percentile = 96.0 lies at the upper end of its range [0.0, 100.0]" in tuning.warning(
+    assert edges(study, {"tau": 10**-3.79, "percentile": 6.0}) == {}
+    assert edges(study, {"tau": 10**-3.81, "percentile": 96.0}) == {"tau": "lower", "percentile": "upper"}
+    assert "percentile = 96.0 lies at the upper end of its range [0.0, 100.0]" in warning(
         study, {"tau": 0.1, "percentile": 96.0}
     )
 
@@ -270,7 +276,7 @@ def test_the_files_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         for n, (tau, one, other) in enumerate(rows)
     ]
     trials.append(Trial(5, {"tau": 0.3, "learning_rate": 0.9}, "diverged", {8: 0.5}))
-    tuning.conclude(study, tmp_path / "a/b/keep-1/epochs-1", trials)
+    conclude(study, tmp_path / "a/b/keep-1/epochs-1", trials)
     folder = tmp_path / "a/b/keep-1/epochs-1"
     assert (folder / "trials.csv").read_text().splitlines()[:2] == [
         "trial,batch,tau,learning_rate,state,objective,seed_7,seed_8",
@@ -278,7 +284,7 @@ def test_the_files_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ]
     assert (folder / "trials.csv").read_text().splitlines()[-1] == "5,2,0.3,0.9,diverged,,,0.5"
     assert yaml.safe_load((folder / "best.yaml").read_text())["values"] == {"tau": 0.8, "learning_rate": 0.2}
-    about, again = tuning.read(folder)
+    about, again = read(folder)
     assert again == trials and about["best_trial"] == 1
     said = capsys.readouterr()
     assert "tau = 0.8, learning_rate = 0.2 with a validation accuracy of 0.6250; 1 diverged" in said.out
@@ -286,7 +292,7 @@ def test_the_files_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "WARNING" not in said.out and said.err.startswith("WARNING: ") and "tau = 0.8 lies at the upper end" in said.err
     )
 
-    shares = tuning.importances(about, trials)
+    shares = importances(about, trials)
     assert set(shares) == {"tau", "learning_rate"} and sum(shares.values()) == pytest.approx(1)
 
 
@@ -299,15 +305,15 @@ def test_studies_become_a_table_and_an_optuna_storage(tmp_path: Path, capsys: py
     states = ("complete", "complete", "diverged", "complete")
     trials = [Trial(n, {"tau": 0.001 * 9**n}, state, {7: 0.1 * n}) for n, state in enumerate(states)]
     folder = tmp_path / study.name
-    tuning.conclude(study, folder, trials)
-    studies.tabulate([folder], tmp_path / "studies")
+    conclude(study, folder, trials)
+    tables.tabulate([folder], tmp_path / "studies")
     header, row = (tmp_path / "studies.csv").read_text().splitlines()
     found = dict(zip(header.split(","), row.split(","), strict=False))
     assert (found["trials"], found["seeds"], found["runs"], found["diverged"]) == ("4", "1", "4", "1")
     assert found["best"] == "tau = 0.729" and "tau = 0.729 lies at the upper end" in row
     assert "WARNING" in capsys.readouterr().out
     assert "| small | flare | 5e-2 | 1 | 4 | 1 | 4 | 1 | 0 |" in (tmp_path / "studies.md").read_text()
-    studies.tabulate([folder], tmp_path / "known", [study.digest])
+    tables.tabulate([folder], tmp_path / "known", [study.digest])
     assert (tmp_path / "known.csv").read_bytes() == (tmp_path / "studies.csv").read_bytes()
     changes = (
         {"space": {"tau": {"log": [1e-4, 2]}}},
@@ -316,21 +322,21 @@ def test_studies_become_a_table_and_an_optuna_storage(tmp_path: Path, capsys: py
     )
     for change in changes:
         with pytest.raises(DataError, match=rf"^{folder}: a study of other settings"):
-            studies.tabulate([folder], tmp_path / "other", [dataclasses.replace(study, **change).digest])
+            tables.tabulate([folder], tmp_path / "other", [dataclasses.replace(study, **change).digest])
     assert not (tmp_path / "other.csv").exists()
 
     url = f"sqlite:///{tmp_path}/db.sqlite"
     for _ in range(2):  # a second time replaces them
-        studies.export([folder], tmp_path / "journal.log", url)
+        export([folder], tmp_path / "journal.log", url)
     for storage in (JournalStorage(JournalFileBackend(str(tmp_path / "journal.log"))), url):
         loaded = optuna.load_study(study_name=study.name, storage=storage)
         assert [trial.params["tau"] for trial in loaded.trials] == [trial.values["tau"] for trial in trials]
         assert [trial.state.name for trial in loaded.trials] == ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"]
         assert loaded.best_trial.number == 3
     with pytest.raises(DataError, match=f"the study {study.name} a second time"):
-        studies.export([folder, folder], tmp_path / "journal.log")
+        export([folder, folder], tmp_path / "journal.log")
     with pytest.raises(DataError) as caught:
-        studies.export([folder], tmp_path / "journal.log", "postgresql://me:secret@nowhere.invalid/x")
+        export([folder], tmp_path / "journal.log", "postgresql://me:secret@nowhere.invalid/x")
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -360,7 +366,7 @@ def test_a_trial_works_without_the_test_set_and_a_reported_run_does_not(data: Pa
     # 3 clients hold out 10 of their 50 samples each.
     assert found["final_accuracy"] * 30 == pytest.approx(round(found["final_accuracy"] * 30))
     with pytest.raises(DataError, match=r"test\.npz: missing"):
-        train.train(tuning.fill(study.run, {"tau": 0.1}), data=data, output=tmp_path / "run", wandb="disabled")
+        train.train(fill(study.run, {"tau": 0.1}), data=data, output=tmp_path / "run", wandb="disabled")
 
 
 def test_a_tuned_run_takes_its_values_from_the_file_and_says_so(
@@ -368,7 +374,7 @@ def test_a_tuned_run_takes_its_values_from_the_file_and_says_so(
 ) -> None:
     datasets.fetch("digits", tmp_path)
     study = study_of({"tau": {"log": [1e-4, 1]}, "learning_rate": {"log": [0.01, 1]}})
-    tuning.conclude(study, tmp_path, [Trial(0, {"tau": 0.03, "learning_rate": 0.2}, "complete", {7: 0.5})])
+    conclude(study, tmp_path, [Trial(0, {"tau": 0.03, "learning_rate": 0.2}, "complete", {7: 0.5})])
     command = ["train", *shlex.split(study.run.flags()), "--data", str(tmp_path), "--wandb", "disabled"]
     assert cli.main([*command, "--output", str(tmp_path / "run")]) == 2
     assert "have no values; --values best.yaml of small/flare/keep-5e-2/epochs-1" in capsys.readouterr().err
@@ -378,7 +384,7 @@ def test_a_tuned_run_takes_its_values_from_the_file_and_says_so(
     assert found["config"]["tuned"] == {"tau": 0.03, "learning_rate": 0.2}
     assert found["config"]["learning_rate"] == 0.2 and found["config"]["method_settings"]["tau"] == 0.03
     # The same values, given literally, are the same run.
-    plain = dataclasses.replace(tuning.fill(study.run, found["config"]["tuned"]), tuned={})
+    plain = dataclasses.replace(fill(study.run, found["config"]["tuned"]), tuned={})
     literal = train.train(plain, data=tmp_path, output=tmp_path / "plain", wandb="disabled")
     assert literal["result_hash"] == found["result_hash"] and literal["tuned"] is False and literal["study"] is None
 
@@ -391,13 +397,13 @@ def test_a_tuned_run_takes_its_values_from_the_file_and_says_so(
 
 def test_results_of_another_proposal_are_refused(data: Path, tmp_path: Path) -> None:
     study = study_of(trials=1, batches=1)
-    tuning.write_proposals(study, tmp_path, 0)
+    write_proposals(study, tmp_path, 0)
     with pytest.raises(DataError, match="this run of trial 0 is not finished"):
-        tuning.tune(study, tmp_path)
+        single.tune(study, tmp_path)
     (wrong,) = study.runs(0, {"tau": 0.123})
     train.train(wrong, data=data, output=tmp_path / study.place(wrong), wandb="disabled")
     with pytest.raises(DataError, match="of another run than trial 0, seed 7"):
-        tuning.tune(study, tmp_path)
+        single.tune(study, tmp_path)
 
 
 class Made:
@@ -423,8 +429,8 @@ class Made:
 def test_one_process_prunes_goes_on_after_interruption_and_ends_the_same(tmp_path: Path) -> None:
     study = study_of(mode="single", seeds=[7, 8], batches=5, trials=4, seed=3)
     whole = Made()
-    tuning.tune(study, tmp_path / "whole", whole)
-    _, trials = tuning.read(tmp_path / "whole")
+    single.tune(study, tmp_path / "whole", whole)
+    _, trials = read(tmp_path / "whole")
     states = [trial.state for trial in trials]
     assert len(trials) == 20 and "pruned" in states and states[:4].count("pruned") == 0
     assert whole.calls < 40
@@ -432,9 +438,9 @@ def test_one_process_prunes_goes_on_after_interruption_and_ends_the_same(tmp_pat
     assert abs(math.log10(best["values"]["tau"]) + 2) < 0.2  # 5 % of four decades
 
     with pytest.raises(KeyboardInterrupt):
-        tuning.tune(study, tmp_path / "cut", Made(stop_after=whole.calls // 2))
+        single.tune(study, tmp_path / "cut", Made(stop_after=whole.calls // 2))
     rest = Made()
-    tuning.tune(study, tmp_path / "cut", rest)
+    single.tune(study, tmp_path / "cut", rest)
     assert rest.calls < 0.6 * whole.calls + 2
     for name in ("trials.csv", "best.yaml", "study.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -445,7 +451,7 @@ def test_one_process_begins_anew_where_the_objective_the_code_or_the_data_change
 
     def calls(of: Study, digest: str) -> int:
         made = Made()
-        tuning.tune(of, tmp_path, made, lambda run: {"run": dataclasses.asdict(run), "code": digest})
+        single.tune(of, tmp_path, made, lambda run: {"run": dataclasses.asdict(run), "code": digest})
         return made.calls
 
     first = calls(study, "one")
@@ -465,7 +471,7 @@ def test_one_process_interrupted_within_a_run_ends_the_same_without_the_test_set
         return cli.main([*words, "--wandb", "disabled"])
 
     assert tune(tmp_path / "whole") == 0
-    _, trials = tuning.read(tmp_path / "whole")
+    _, trials = read(tmp_path / "whole")
     assert len(trials) == 12 and "pruned" in [trial.state for trial in trials]
 
     # Told to end after the second evaluation of the second run of the second trial.
@@ -481,7 +487,7 @@ def test_one_process_interrupted_within_a_run_ends_the_same_without_the_test_set
         return train.train(run, data=data, output=output, wandb="disabled", stop=stop, on_evaluate=report)
 
     with pytest.raises(checkpoint.Interrupted):
-        tuning.tune(study, tmp_path / "cut", until_told, functools.partial(checkpoint.key_of, data=data, device="cpu"))
+        single.tune(study, tmp_path / "cut", until_told, functools.partial(identity.key_of, data=data, device="cpu"))
     kept = tmp_path / "cut/batch-0/trial-0/trial.json"
     before = kept.stat().st_mtime_ns
     capsys.readouterr()
@@ -505,15 +511,10 @@ REPORTED = "results/runs/small/flare/keep-5e-2/epochs-1/seed-1/run.json"
 
 def command(folder: Path, cores: int, *targets: str) -> list[str]:
     (folder / "config.yaml").write_text(yaml.safe_dump(SWEEP))
-    words = [sys.executable, "-m", "snakemake", *targets, "--snakefile", str(ROOT / "Snakefile")]
-    return [*words, "--directory", str(folder), "--configfile", str(folder / "config.yaml"), "--cores", str(cores)]
+    return snakemake_command(folder, *targets, "--configfile", str(folder / "config.yaml"), "--cores", str(cores))
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-
-
-def snakemake(folder: Path, cores: int, *targets: str) -> subprocess.CompletedProcess[str]:
+def swept(folder: Path, cores: int, *targets: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(folder, cores, *targets), capture_output=True, text=True, env=environment(), timeout=500
     )
@@ -524,7 +525,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study, its tables and the run that reports what it found, made with two cores."""
     folder = tmp_path_factory.mktemp("tuned")
     extra = ["results/tables/studies.csv", "results/tuning/journal.log", "results/tables/trials/small.csv"]
-    done = snakemake(folder, 2, BEST, REPORTED, *extra)
+    done = swept(folder, 2, BEST, REPORTED, *extra)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / "said").write_text(done.stdout + done.stderr)
     return folder
@@ -551,7 +552,7 @@ def test_the_workflow_tunes_and_reports_what_it_found(tuned: Path) -> None:
     # The budget is in the table; a best value at an edge is there, on the terminal and in the study's log.
     table = (tuned / "results/tables/studies.md").read_text()
     assert "| small | flare | 5e-2 | 1 | 12 | 2 | 24 | 0 | 0 |" in table
-    edge = tuning.warning(tuning.studies(SWEEP)[0], best["values"])
+    edge = warning(studies(SWEEP)[0], best["values"])
     log = (tuned / "results/logs/tune/small/flare/keep-5e-2/epochs-1.log").read_text()
     for text in (table, (tuned / "said").read_text(), log):
         assert "lies at the" in text if edge else "lies at the" not in text
@@ -576,7 +577,7 @@ def test_a_batch_takes_at_most_a_second_and_a_half_beyond_its_jobs_start(tuned: 
 @pytest.mark.workflow
 @pytest.mark.timeout(600)
 def test_one_core_gives_the_same_as_two(tuned: Path, tmp_path: Path) -> None:
-    done = snakemake(tmp_path, 1, BEST)
+    done = swept(tmp_path, 1, BEST)
     assert done.returncode == 0, done.stdout + done.stderr
     assert outcome(tmp_path) == outcome(tuned)
 
@@ -601,7 +602,7 @@ def test_killed_in_the_second_batch_and_resumed_it_ends_the_same(tuned: Path, tm
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
     assert list(second.glob("trial-*/*/run.json")) and not (tmp_path / BEST).exists()
-    done = snakemake(tmp_path, 2, BEST)
+    done = swept(tmp_path, 2, BEST)
     assert done.returncode == 0, done.stdout + done.stderr
     assert outcome(tmp_path) == outcome(tuned)
     assert not (tmp_path / "data/digits/test.npz").exists()
@@ -632,6 +633,6 @@ def test_a_failing_trial_is_retried_and_then_says_how_to_see_why(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env=environment() | {"PYTHONPATH": str(ROOT)},
+        env=environment(PYTHONPATH=str(ROOT)),
     )
     assert again.returncode == 2 and "validation: 0.2 is not allowed" in again.stderr

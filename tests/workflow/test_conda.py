@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from commands import ROOT, snakemake_command
 
-ROOT = Path(__file__).parents[2]
 SWEEP = {
     "wandb": {"mode": "disabled"},
     "experiments": {
@@ -93,8 +93,8 @@ def test_every_job_runs_in_the_environment_of_our_file(
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(SWEEP))
     (conda / "calls").unlink(missing_ok=True)
     targets = ["results/tables/runs.csv"] if own_lock else []  # and once all that a sweep makes
-    command = [sys.executable, "-m", "snakemake", *targets, "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(tmp_path), "--configfile", str(tmp_path / "config.yaml"), "--cores", "2", *flags]
+    command = snakemake_command(tmp_path, *targets, *flags)
+    command += ["--configfile", str(tmp_path / "config.yaml"), "--cores", "2"]
     environments = conda / f"environments-{own_lock}"
     command += ["--conda-prefix", str(environments)]
     path = f"{conda}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"

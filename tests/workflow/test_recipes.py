@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from sweeps import CONFIG, ROOT
+from commands import ROOT
+from sweeps import CONFIG
 
 pytestmark = pytest.mark.workflow
 

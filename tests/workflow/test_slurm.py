@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +15,16 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import ROOT, environment, snakemake_command
+from sweeps import outcome
 
-from flare import config, tuning
+from flare import config
 from flare.runs.train import train
+from flare.tuning.propose import write_proposals
+from flare.tuning.single import tune
+from flare.tuning.study import fill, studies
+from flare.tuning.trials import read_values
 
-ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "tests/support/slurm/cluster"
 SWEEP: dict[str, Any] = {
     "wandb": {"mode": "disabled"},
@@ -97,21 +100,14 @@ def kill_node(cluster: Path, name: str) -> None:
             continue
 
 
-def outcome(folder: Path) -> tuple[bytes, str]:
-    return (folder / "rounds.csv").read_bytes(), json.loads((folder / "run.json").read_bytes())["result_hash"]
-
-
 def sweep_command(cluster: Path, folder: Path, target: str) -> tuple[list[str], dict[str, str]]:
     """The command, and its environment, that makes the target of the folder's config.yaml on the cluster."""
-    command = [sys.executable, "-m", "snakemake", target, "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(folder), "--configfile", str(folder / "config.yaml")]
+    command = [*snakemake_command(folder, target), "--configfile", str(folder / "config.yaml")]
     command += ["--profile", str(ROOT / "profiles/slurm"), "--latency-wait", "20"]
     command += ["--slurm-no-account", "--slurm-status-command", "squeue"]
     command += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
     command += ["--default-resources", "slurm_partition=tests"]
-    environment = os.environ | {"SLURM_CONF": str(cluster / "slurm.conf")}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    return command, environment
+    return command, environment(SLURM_CONF=str(cluster / "slurm.conf"))
 
 
 def array_task(trial: Path) -> str:
@@ -134,7 +130,7 @@ def test_a_study_in_arrays_with_a_requeued_trial_ends_as_on_one_machine(cluster:
     small |= {"rounds": 300, "seeds": [1], "methods": {"flare": {"tau": {"log": [1e-3, 1]}}}}
     small["tuning"] = {"seeds": [11], "batches": 2, "trials": 3}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
-    (study,) = tuning.studies(content)
+    (study,) = studies(content)
     there, here = tmp_path / "results/tuning" / study.name, tmp_path / "here"
     log = tmp_path / "said"
     command, environment = sweep_command(cluster, tmp_path, "results/tables/runs.csv")
@@ -158,17 +154,17 @@ def test_a_study_in_arrays_with_a_requeued_trial_ends_as_on_one_machine(cluster:
     log_of_second = tmp_path / f"results/logs/tune_train/{study.name}" / f"{study.place(second)}.log"
     assert ", going on after round" in log_of_second.read_text()
     for batch in range(study.batches):
-        tuning.write_proposals(study, here, batch)
+        write_proposals(study, here, batch)
         for number in study.batch(batch):
-            values = tuning.read_values(here / f"batch-{batch}/proposals.json", study.name, number)
+            values = read_values(here / f"batch-{batch}/proposals.json", study.name, number)
             for run in study.runs(number, values):
                 train(run, data=tmp_path / "data", output=here / study.place(run), wandb="disabled")
-    tuning.tune(study, here)
+    tune(study, here)
     for name in ("trials.csv", "best.yaml", "batch-1/proposals.json"):
         assert (there / name).read_bytes() == (here / name).read_bytes()
     # And the reported run with what the study found.
     (run,) = config.runs(content)
-    run = tuning.fill(run, tuning.read_values(here / "best.yaml", study.name))
+    run = fill(run, read_values(here / "best.yaml", study.name))
     train(run, data=tmp_path / "data", output=tmp_path / "alone", wandb="disabled")
     assert outcome(tmp_path / "results/runs" / run.folder) == outcome(tmp_path / "alone")
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from sweeps import CONFIG, ROOT, snakemake, write
+from commands import ROOT, snakemake
+from sweeps import CONFIG, results, write
 
 from flare import config, figures
 
@@ -37,21 +38,6 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = snakemake(folder, "--cores", "2", "--configfile", write(folder, CONFIG))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
-
-
-def results(folder: Path) -> dict[str, bytes]:
-    """Content of all that must not depend on how a sweep was run."""
-    files = [
-        *folder.glob("results/runs/**/rounds.csv"),
-        *folder.glob("results/tables/**/*.*"),
-        *folder.glob("results/figures/**/*.*"),
-    ]
-    # Wall times differ from one sweep to the next.
-    out = {str(f.relative_to(folder)): f.read_bytes() for f in files if f.stem not in ("costs", "compute_cost")}
-    for file in folder.glob("results/runs/**/run.json"):
-        record = json.loads(file.read_bytes())
-        out[str(file.relative_to(folder))] = f"{record['status']} {record['result_hash']}".encode()
-    return out
 
 
 def order(folder: Path) -> list[str]:

@@ -1,6 +1,8 @@
 # From the runs' files to tables, from the tables to the verdict, figures, notebooks and the report.
 import json
 
+from flare.analysis.level import LEVEL, percent
+
 
 rule tabulate:
     input:
@@ -29,7 +31,7 @@ rule tabulate:
 rule judge:
     input:
         runs=rules.tabulate.output.runs,
-        code=code("analysis/claims", "analysis/tables"),
+        code=code("analysis/claims"),
     output:
         csv=f"{TABLES}/claims.csv",
         texts=multiext(f"{TABLES}/claims", ".md", ".tex"),
@@ -78,6 +80,8 @@ rule render:
         f"{RESULTS}/logs/render/{{table}}.log",
     conda:
         ENV
+    params:
+        level=percent(LEVEL),  # the caption says it
     shell:
         "python -m flare render {input.table:q} --output {output:q} > {log:q} 2>&1"
 
@@ -87,7 +91,7 @@ rule count_labels:
     input:
         manifest=lambda w: f"{DATA}/{config['experiments'][w.experiment]['dataset']}/manifest.json",
         data=lambda w: ancient(f"{DATA}/{config['experiments'][w.experiment]['dataset']}/train.npz"),
-        code=code("datasets/partition"),
+        code=lambda w: code("datasets/partitions/__init__", scheme_of(w.experiment)),
     output:
         f"{TABLES}/labels/{{experiment}}.csv",
     log:
@@ -106,10 +110,10 @@ rule gather_trials:
     input:
         lambda w: expand(
             f"{RESULTS}/tuning/{{study}}/{{file}}",
-            study=[study.name for study in tuning.studies(config) if study.run.experiment == w.experiment],
+            study=[study.name for study in STUDIES.values() if study.run.experiment == w.experiment],
             file=("trials.csv", "study.json"),
         ),
-        code=code("analysis/tables"),
+        code=code("analysis/trials"),
     output:
         f"{TABLES}/trials/{{experiment}}.csv",
     log:
@@ -126,11 +130,9 @@ rule plot:
     input:
         # All tables come from one job. Of each file Snakemake looks through that job's inputs: the runs, maybe thousands.
         runs=rules.tabulate.output.runs,
-        labels=rules.count_labels.output,
-        trials=lambda w: rules.gather_trials.output if w.figure in ("tuning", "importance") else [],
-        code=lambda w: code(
-            f"figures/{w.figure}", *(f"figures/_{part}" for part in ("style", "points", "by_keep")), "analysis/tables"
-        ),
+        labels=lambda w: rules.count_labels.output if "labels" in figures.reads(w.figure) else [],
+        trials=lambda w: rules.gather_trials.output if "trials" in figures.reads(w.figure) else [],
+        code=lambda w: code(f"figures/{w.figure}", *looks(w.experiment)),
     output:
         pdf=f"{RESULTS}/figures/{{experiment}}/{{figure}}.pdf",
         png=report(
@@ -156,7 +158,7 @@ rule execute:
         notebook=f"{ROOT}/notebooks/{{notebook}}.ipynb",
         tables=[rules.tabulate.output, rules.judge.output],
         labels=lambda w: expand(rules.count_labels.output, experiment=experiments_at_hand()),
-        code=code("analysis/tables", "figures/__init__", "figures/_style"),
+        code=code("figures/__init__", "figures/style/looks"),
     output:
         report(
             f"{RESULTS}/notebooks/{{notebook}}.html",

@@ -5,11 +5,12 @@ import os
 import sys
 from pathlib import Path
 
-from flare import figures, status, tuning
-from flare.runs.checkpoint import code_digest, sources
+from flare import figures, status
+from flare.runs.identity import digest_of as code_of_run, reached
 from flare.config import Run, check_folders, runs
 from flare.runs.lease import clear_stale
 from flare.runs.record import settings_digest
+from flare.tuning.study import studies
 
 # Of thousands of jobs all is kept until the end: looking for garbage as often as Python does takes a tenth of the time.
 gc.set_threshold(100_000, 20, 100)
@@ -50,7 +51,7 @@ CELL = "{experiment}/{method}/keep-{keep}/epochs-{local_epochs}"
 RUN = f"{CELL}/seed-{{seed}}"
 RUNS = {run.folder: run for run in runs(config)}
 CELLS = {run.cell: run for run in reversed(RUNS.values())}
-STUDIES = {study.name: study for study in tuning.studies(config)}
+STUDIES = {study.name: study for study in studies(config)}
 STUDY = f"{RESULTS}/tuning/{CELL}"
 TRIAL = f"{STUDY}/batch-{{batch}}/trial-{{trial}}/seed-{{seed}}"
 WITHOUT_SEED = [field.name for field in dataclasses.fields(Run) if field.name != "seed"]

@@ -35,7 +35,7 @@ def flags_of(cell):
 @functools.cache
 def digest_of(cell):
     """What the code that decides the cell's results does."""
-    return code_digest(sources(CELLS[cell]))
+    return code_of_run(CELLS[cell])
 
 
 @known
@@ -98,8 +98,19 @@ def dealt(experiment):
 
 
 def code(*names):
-    """Files of the package whose change makes a job's results stale."""
-    return [f"{ROOT}/flare/{name}.py" for name in names]
+    """Files of the package whose change makes a job's results stale: these, and all that they import."""
+    return [f"{ROOT}/flare/{name}.py" for name in reached(names, ("__init__", "errors", "settings"))]
+
+
+def scheme_of(experiment):
+    """The file that deals an experiment's data to its clients."""
+    scheme = config["experiments"][experiment].get("partition", {}).get("scheme", "contiguous")
+    return f"datasets/partitions/{scheme}"
+
+
+def looks(experiment):
+    """The files of an experiment's methods, which say how figures show them."""
+    return [f"algorithms/{name}" for name in config["experiments"][experiment]["methods"]]
 
 
 def patterns():

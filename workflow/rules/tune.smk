@@ -43,7 +43,7 @@ rule tune_train:
         gpu=int(config.get("device", "cpu") != "cpu"),
     params:
         run=lambda w: trial_of(w).flags(),
-        code=lambda w: code_digest(sources(trial_of(w))),
+        code=lambda w: code_of_run(trial_of(w)),
     shell:
         "set -- train {params.run} --values {input.proposals:q}"
         ' --output "$(dirname {output.run:q})" --data "$(dirname "$(dirname {input.manifest:q})")"; '
@@ -75,7 +75,7 @@ rule tune:
         gpu=lambda w: int(config.get("device", "cpu") != "cpu" and runs_within(study_of(w)) > 0),
     params:
         study=lambda w: study_of(w).flags(),
-        code=lambda w: code_digest(sources(study_of(w).run)) if study_of(w).mode == "single" else "",
+        code=lambda w: code_of_run(study_of(w).run) if study_of(w).mode == "single" else "",
     shell:
         'set -- tune {params.study} --output "$(dirname {output.best:q})"'
         ' --data "$(dirname "$(dirname {input.manifest:q})")"; '
@@ -110,7 +110,7 @@ rule tabulate_studies:
 rule export_studies:
     input:
         studies=expand(f"{RESULTS}/tuning/{{study}}/{{file}}", study=STUDIES, file=("study.json", "trials.csv")),
-        code=code("tuning/tables"),
+        code=code("tuning/export"),
     output:
         f"{RESULTS}/tuning/journal.log",
     log:

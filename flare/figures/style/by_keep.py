@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from flare.figures import _points, _style
+from flare.analysis.statistics import fraction
+from flare.figures.style import layout, looks, points
 
 
 def panels(runs: pd.DataFrame, value: str, y: str) -> tuple[Figure, list[Axes], list[dict[str, Any]]]:
@@ -19,38 +20,38 @@ def panels(runs: pd.DataFrame, value: str, y: str) -> tuple[Figure, list[Axes], 
 
     runs: rows of runs.csv with the column `value`, labelled y.
     """
-    looks, keeps = _style.methods(runs), _style.keeps(runs)
-    runs = runs.assign(x=runs["keep"].map(_style.fraction).astype("float64"))
+    look_of, keeps = looks.methods(runs), looks.keeps(runs)
+    runs = runs.assign(x=runs["keep"].map(fraction).astype("float64"))
     epochs = sorted(set(runs["local_epochs"]))
-    figure, axes = _style.panels(_style.wrap(len(epochs)), height=2.1, x="keep (fraction sent)", y=y)
-    span = max(1.0, math.log10(_style.fraction(keeps[0]) / _style.fraction(keeps[-1]))) if keeps else 1.0
-    place = _points.places([m for m in looks if (runs.loc[runs["method"] == m, "keep"] != "dense").any()])
+    figure, axes = layout.panels(layout.wrap(len(epochs)), height=2.1, x="keep (fraction sent)", y=y)
+    span = max(1.0, math.log10(fraction(keeps[0]) / fraction(keeps[-1]))) if keeps else 1.0
+    place = points.places([m for m in look_of if (runs.loc[runs["method"] == m, "keep"] != "dense").any()])
     legend = {}
     for ax, local_epochs in zip(axes, epochs, strict=True):
         if len(epochs) > 1:
             ax.set_title(f"E = {local_epochs}")
-        for method, look in looks.items():
+        for method, look in look_of.items():
             own = runs[(runs["local_epochs"] == local_epochs) & (runs["method"] == method)]
             dense, sparse = own[own["keep"] == "dense"], own[own["keep"] != "dense"]
             if len(dense):
-                line = {**_style.hollow(look, "dense"), "marker": "none"}
+                line = {**looks.hollow(look, "dense"), "marker": "none"}
                 legend[line["label"]] = line
-                _points.reference(ax, dense, value, line)
+                points.reference(ax, dense, value, line)
             if len(sparse):
                 legend[look["label"]] = look
-                _points.series(ax, sparse, value, _points.factor(10 ** (0.025 * span), place[method]), look)
+                points.series(ax, sparse, value, points.factor(10 ** (0.025 * span), place[method]), look)
     _keep_axis(axes[0], keeps, span)
     return figure, axes, list(legend.values())
 
 
 def _keep_axis(ax: Axes, keeps: list[str], span: float) -> None:
     """Logarithmic, with the keeps as they are spelt in the configuration as ticks, as far as there is room."""
-    _style.logarithmic(ax)
+    layout.logarithmic(ax)
     ax.xaxis.set_minor_locator(NullLocator())
     if not keeps:
         ax.xaxis.set_major_locator(NullLocator())
         return
-    values = [_style.fraction(keep) for keep in keeps]
+    values = [fraction(keep) for keep in keeps]
     ax.set_xlim(values[-1] / 10 ** (0.13 * span), values[0] * 10 ** (0.13 * span))
     gaps = [math.log10(more / less) / span for more, less in itertools.pairwise(values)]
     if not gaps or min(gaps) > 0.1:

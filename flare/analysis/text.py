@@ -1,0 +1,109 @@
+"""Tables for people: the summary in words and rounded numbers, for Markdown, LaTeX and a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from flare.analysis.level import LEVEL, percent
+from flare.runs.record import size
+
+TIMES, NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+_WIDTH = 110
+
+
+def csv(table: pd.DataFrame) -> bytes:
+    """The table as CSV: floats are the shortest decimals that read back as the same number."""
+    return table.to_csv(index=False, lineterminator="\n").encode()
+
+
+def markdown(people: pd.DataFrame, left: Sequence[str]) -> str:
+    """A table of text in Markdown; the columns `left` are aligned to the left, others to the right."""
+    rule = [" :-- " if name in left else " --: " for name in people]
+    rows = [[f" {text} " for text in row] for row in (people.columns, *people.to_numpy())]
+    return "\n".join(f"|{'|'.join(row)}|" for row in (rows[0], rule, *rows[1:])) + "\n"
+
+
+def latex(people: pd.DataFrame, columns: str, notes: Sequence[str] = ()) -> str:
+    """A table of text in LaTeX for the package booktabs, columns aligned as LaTeX spells it, with notes below it."""
+    styler = people.style.format(escape="latex").format_index(escape="latex", axis=1).hide(axis="index")
+    table = styler.to_latex(hrules=True, column_format=columns)
+    span = f"\\multicolumn{{{len(columns)}}}{{p{{\\linewidth}}}}"
+    escaped = [re.sub(r"([%_&#$])", r"\\\1", note) for note in notes]
+    below = "".join(f"{span}{{\\footnotesize {note}}} \\\\\n" for note in escaped)
+    table = table.replace("\\end{tabular}", below + "\\end{tabular}")
+    for sign, command in (("±", r"$\pm$"), (TIMES, r"$\times$"), (NONE, "--"), ("<", "$<$"), (">", "$>$")):
+        table = table.replace(sign, command)
+    return "% Needs \\usepackage{booktabs}.\n" + table
+
+
+def summary_as_text(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary as text: accuracies in percent, sizes in bytes; "diverged" if no run finished."""
+
+    def accuracy(name: str) -> list[str]:
+        texts = []
+        for n, mean, high in zip(summary["n"], summary[name], summary[f"{name}_high"], strict=True):
+            half = f" ± {100 * (high - mean):.2f}" if n > 1 else ""
+            texts.append(f"{100 * mean:.2f}{half}" if n else "diverged")
+        return texts
+
+    def times(value: float) -> str:
+        return NONE if pd.isna(value) else f"{value:,.0f}{TIMES}" if value >= 99.95 else f"{value:.3g}{TIMES}"
+
+    return pd.DataFrame(
+        {
+            "experiment": summary["experiment"],
+            "method": summary["method"],
+            "keep": summary["keep"],
+            "E": summary["local_epochs"].astype("str"),
+            "accuracy (%)": accuracy("final_accuracy"),
+            "best (%)": accuracy("best_accuracy"),
+            "uplink": [NONE if pd.isna(bits) else size(bits) for bits in summary["uplink_bits"]],
+            "compression": [times(value) for value in summary["compression"]],
+            "n": [
+                f"{n} ({lost} diverged)" if lost else str(n)
+                for n, lost in zip(summary["n"], summary["diverged"], strict=True)
+            ],
+        },
+        dtype="str",
+    )
+
+
+def summary_in_markdown(summary: pd.DataFrame) -> str:
+    """The summary as summary.md has it."""
+    return markdown(summary_as_text(summary), left=("experiment", "method", "keep", "n"))
+
+
+def summary_in_latex(summary: pd.DataFrame) -> str:
+    """The summary as summary.tex has it."""
+    return latex(summary_as_text(summary), "lllrrrrrl")
+
+
+def show(summary: pd.DataFrame) -> str:
+    """The summary for a terminal: aligned, at most 110 columns wide, a heading line per experiment."""
+    people = summary_as_text(summary)
+    cells = people.drop(columns="experiment")
+    cells["method"] = [_shorten(method, 28) for method in cells["method"]]
+    widths = [max(map(len, (name, *cells[name]))) for name in cells]
+    align = [str.ljust if name in ("method", "keep", "n") else str.rjust for name in cells]
+
+    def line(texts: Iterable[str]) -> str:
+        padded = (put(text, width) for put, text, width in zip(align, texts, widths, strict=True))
+        return ("  " + "  ".join(padded)).rstrip()
+
+    lines = [line(cells.columns)]
+    for experiment, group in cells.groupby(people["experiment"], sort=False):
+        first = summary.loc[group.index[0]]
+        lines.append(_shorten(f"{experiment} ({first['dataset']}, {first['model']})", _WIDTH))
+        lines.extend(line(row) for row in group.itertuples(index=False))
+    lines.append(
+        f"accuracy: final and best on the test set, mean ± half-width of the {percent(LEVEL)} t-interval over the n"
+        " finished runs"
+    )
+    return "\n".join(lines)
+
+
+def _shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

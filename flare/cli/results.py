@@ -1,0 +1,221 @@
+"""The commands that read finished runs: tables, figures, the verdict, and their repetition."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import flare.cli.readers as readers
+from flare import config as configuration
+from flare.errors import ConfigError, choose
+
+if TYPE_CHECKING:
+    from flare.cli.readers import Commands
+
+
+def add_tabulate(commands: Commands) -> None:
+    """tabulate RUNS... [--settings DIGEST...] --output FOLDER"""
+    parser = commands.add_parser("tabulate", help="make the tables of some runs")
+    _add_runs(parser)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the tables")
+    parser.set_defaults(command=tabulate)
+
+
+def tabulate(chosen: argparse.Namespace) -> None:
+    """Make the tables of some runs."""
+    from flare.analysis import tables
+
+    folders, digests = _runs(chosen)
+    tables.tabulate(folders, chosen.output, digests)
+
+
+def add_plot(commands: Commands) -> None:
+    """plot FIGURE --experiment NAME --tables FOLDER --output FILE"""
+    parser = commands.add_parser("plot", help="draw one figure of one experiment")
+    parser.add_argument("figure", help="the name of a file of flare/figures")
+    parser.add_argument("--experiment", required=True)
+    parser.add_argument("--tables", type=Path, required=True, help="folder of the tables")
+    parser.add_argument("--output", type=Path, required=True, help="file name without .pdf and .png")
+    parser.set_defaults(command=plot)
+
+
+def plot(chosen: argparse.Namespace) -> None:
+    """Draw one figure of one experiment."""
+    from flare import figures
+
+    choose("figure", chosen.figure, figures.names())
+    figures.save(chosen.figure, chosen.tables, chosen.experiment, chosen.output)
+
+
+def add_tabulate_studies(commands: Commands) -> None:
+    """tabulate_studies FOLDER... [--settings DIGEST...] --output FILE"""
+    parser = commands.add_parser("tabulate_studies", help="make the table of some studies")
+    _add_studies(parser)
+    parser.add_argument(
+        "--settings", nargs="+", default=[], metavar="DIGEST", help="of the studies, one per folder: refuse others"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="file name without .csv and .md")
+    parser.set_defaults(command=tabulate_studies)
+
+
+def tabulate_studies(chosen: argparse.Namespace) -> None:
+    """Make the table of some studies."""
+    from flare.tuning import tables as studies
+
+    if chosen.settings and len(chosen.settings) != len(chosen.studies):
+        raise ConfigError(f"--settings: {len(chosen.settings)} are not allowed; one per folder, {len(chosen.studies)}")
+    studies.tabulate(chosen.studies, chosen.output, chosen.settings)
+
+
+def add_export_studies(commands: Commands) -> None:
+    """export_studies FOLDER... --output FILE [--storage URL]"""
+    parser = commands.add_parser("export_studies", help="hand finished studies to Optuna, for optuna-dashboard")
+    _add_studies(parser)
+    parser.add_argument("--output", type=Path, required=True, help="the file of Optuna's JournalFileBackend")
+    parser.add_argument("--storage", help="and the URL of a database; or FLARE_STORAGE")
+    parser.set_defaults(command=export_studies)
+
+
+def export_studies(chosen: argparse.Namespace) -> None:
+    """Write finished studies in Optuna's own form."""
+    from flare.tuning import export
+
+    export.export(chosen.studies, chosen.output, chosen.storage or os.environ.get("FLARE_STORAGE"))
+
+
+def add_show(commands: Commands) -> None:
+    """show [RESULTS]"""
+    parser = commands.add_parser("show", help="print the summary table, and what tuning found")
+    parser.add_argument(
+        "results", nargs="?", type=Path, default=Path("results"), help="their folder, or the sweep's configuration"
+    )
+    parser.set_defaults(command=show)
+
+
+def show(chosen: argparse.Namespace) -> None:
+    """Print the summary table, and what tuning found."""
+    from flare.analysis import tables
+    from flare.tuning import tables as studies
+
+    results = chosen.results
+    if results.is_file():
+        results = Path(configuration.load(results).get("results", "results"))
+    print(tables.show(results / "tables"))
+    if (tuned := results / "tables/studies.csv").exists():
+        print(f"\nTuned, on samples held out from the clients' own:\n{studies.show(tuned)}")
+    print(f"\nTables:  {results / 'tables'}\nFigures: {results / 'figures'}")
+
+
+def add_render(commands: Commands) -> None:
+    """render SOURCE --output FILE"""
+    parser = commands.add_parser("render", help="show a table in Markdown as a page")
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--output", "-o", type=Path, required=True)
+    parser.set_defaults(command=render)
+
+
+def render(chosen: argparse.Namespace) -> None:
+    """Make a page of a table in Markdown."""
+    from flare.analysis import pages
+
+    pages.render(chosen.source, chosen.output)
+
+
+def add_judge(commands: Commands) -> None:
+    """judge [--tables FOLDER]"""
+    parser = commands.add_parser("judge", help="say what the runs say of the paper's claims")
+    parser.add_argument("--tables", type=Path, default=Path("results/tables"), help="folder of the tables")
+    parser.set_defaults(command=judge)
+
+
+def judge(chosen: argparse.Namespace) -> None:
+    """Judge the paper's claims by the runs."""
+    from flare.analysis import claims
+
+    claims.write(chosen.tables)
+
+
+def add_gather_trials(commands: Commands) -> None:
+    """gather_trials FOLDER... --output FILE"""
+    parser = commands.add_parser("gather_trials", help="make the table of the trials of an experiment's studies")
+    _add_studies(parser)
+    parser.add_argument("--output", type=Path, required=True, help="the CSV file")
+    parser.set_defaults(command=gather_trials)
+
+
+def gather_trials(chosen: argparse.Namespace) -> None:
+    """Make the table of the trials of an experiment's studies."""
+    from flare.analysis import trials
+
+    trials.gather_trials(chosen.studies, chosen.output)
+
+
+def add_compare(commands: Commands) -> None:
+    """compare RUNS... [--settings DIGEST...] [--reference FILE] --output FILE"""
+    parser = commands.add_parser("compare", help="set the runs beside the numbers that the FLARE authors published")
+    _add_runs(parser)
+    parser.add_argument("--reference", type=Path, default=Path("config/reference.csv"))
+    parser.add_argument("--output", type=Path, required=True, help="file name without .csv and .md")
+    parser.set_defaults(command=compare)
+
+
+def compare(chosen: argparse.Namespace) -> None:
+    """Set the runs beside the numbers that the FLARE authors published."""
+    from flare.analysis import reference
+
+    folders, digests = _runs(chosen)
+    reference.compare(folders, chosen.reference, chosen.output, digests)
+
+
+def add_verify(commands: Commands) -> None:
+    """verify [--config FILE] [--results FOLDER] [--data FOLDER] [--sample N] [--seed N]"""
+    parser = commands.add_parser(
+        "verify", help="repeat a random sample of the finished runs and compare what they give"
+    )
+    parser.add_argument("--config", type=Path, help="the sweep's configuration, which says where both folders are")
+    parser.add_argument("--results", type=Path, help="folder of the results (default: results)")
+    parser.add_argument("--data", type=Path, help="folder of the data sets (default: data)")
+    parser.add_argument("--sample", type=readers.whole(), default=3, help="how many (default: 3)")
+    parser.add_argument("--seed", type=readers.seed, default=0, help="of the sample (default: 0)")
+    parser.set_defaults(command=verify)
+
+
+def verify(chosen: argparse.Namespace) -> bool:
+    """Repeat a random sample of the finished runs; True, which is exit code 1, if one gives something else."""
+    from flare.analysis import verify as verification
+
+    config = configuration.load(chosen.config) if chosen.config else {}
+    results = chosen.results or Path(config.get("results", "results"))
+    data = chosen.data or Path(config.get("data", "data"))
+    return not verification.verify(results, data, chosen.sample, chosen.seed)
+
+
+# ---- what the commands share ----------------------------------------------------------------------------------------
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", help="run folders; braces like seed-{1,2,3} are expanded")
+    parser.add_argument(
+        "--settings", nargs="+", default=[], metavar="DIGEST", help="of the runs' settings, one per RUNS: refuse others"
+    )
+
+
+def _runs(chosen: argparse.Namespace) -> tuple[list[Path], list[str | None]]:
+    """The folders of the given runs, and the digest of each one's settings if that is given, too."""
+    from flare.analysis.reading import expand
+
+    if chosen.settings and len(chosen.settings) != len(chosen.runs):
+        raise ConfigError(f"--settings: {len(chosen.settings)} are not allowed; one per RUNS, {len(chosen.runs)}")
+    found = [
+        (Path(folder), digest)
+        for pattern, digest in itertools.zip_longest(chosen.runs, chosen.settings)
+        for folder in expand(pattern)
+    ]
+    return [folder for folder, _ in found], [digest for _, digest in found]
+
+
+def _add_studies(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("studies", nargs="+", type=Path, help="the studies' folders")

@@ -1,0 +1,103 @@
+"""The commands about a whole sweep: check, plan, status, sync_wandb, wandb_report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flare import config as configuration
+
+if TYPE_CHECKING:
+    from flare.cli.readers import Commands
+
+_CONFIG = Path("config/config.yaml")
+
+
+def add_check(commands: Commands) -> None:
+    """check [CONFIG]"""
+    parser = commands.add_parser("check", help="check a configuration and say how many runs it asks for")
+    parser.add_argument("config", nargs="?", type=Path, default=_CONFIG)
+    parser.set_defaults(command=check)
+
+
+def check(chosen: argparse.Namespace) -> None:
+    """Check a configuration and print how many runs it asks for."""
+    config = configuration.load(chosen.config)
+    configuration.check_folders(config, str(chosen.config))
+    print(f"{chosen.config}: {len(configuration.runs(config))} runs")
+
+
+def add_plan(commands: Commands) -> None:
+    """plan [--config FILE] [--data FOLDER] [--output FILE]"""
+    parser = commands.add_parser("plan", help="estimate what a configuration costs: runs, operations, memory, hours")
+    parser.add_argument("--config", type=Path, default=_CONFIG)
+    parser.add_argument("--data", type=Path, help="folder of the data sets (default: the configuration's)")
+    parser.add_argument("--output", type=Path, help="a CSV file, beside what is printed")
+    parser.set_defaults(command=plan)
+
+
+def plan(chosen: argparse.Namespace) -> None:
+    """Estimate what a configuration costs."""
+    config = configuration.load(chosen.config)
+    device = config.get("device", "cpu")
+    from flare.planning import plan as planning
+    from flare.runs.record import write_whole
+
+    os.environ.setdefault("WANDB_MODE", config.get("wandb", {}).get("mode", "offline"))
+    data = chosen.data or Path(config.get("data", "data"))
+    table = planning.plan(config, data, device=device, threads=config.get("threads", 1))
+    print(planning.show(table))
+    print(f"memory of the largest job; hours of all runs one after the other, measured on this device ({device});")
+    print("what follows the runs, tables, figures and report, is not in them")
+    if table["extrapolated"].iloc[-1]:
+        print("extrapolated: share of the hours that was not measured, but scaled from another model or keep")
+    if chosen.output:
+        write_whole(chosen.output, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def add_status(commands: Commands) -> None:
+    """status [CONFIG]"""
+    parser = commands.add_parser("status", help="count the finished, running, diverged and failed runs of a sweep")
+    parser.add_argument("config", nargs="?", type=Path, default=_CONFIG)
+    parser.set_defaults(command=status)
+
+
+def status(chosen: argparse.Namespace) -> None:
+    """Count the finished, running, diverged and failed runs of a sweep."""
+    from flare import status as progress
+
+    print(progress.show(configuration.load(chosen.config)))
+
+
+def add_sync_wandb(commands: Commands) -> None:
+    """sync_wandb [--results FOLDER]"""
+    parser = commands.add_parser("sync_wandb", help="send finished offline runs, tables and figures to W&B, each once")
+    _add_results(parser)
+    parser.set_defaults(command=sync_wandb)
+
+
+def sync_wandb(chosen: argparse.Namespace) -> bool:
+    """Send what is finished to W&B; True, which is exit code 1, if it did not take everything."""
+    from flare.tracking import sync
+
+    return not sync.sync(chosen.results)
+
+
+def add_wandb_report(commands: Commands) -> None:
+    """wandb_report [--results FOLDER]"""
+    parser = commands.add_parser("wandb_report", help="make a W&B Report of the sweep")
+    _add_results(parser)
+    parser.set_defaults(command=wandb_report)
+
+
+def wandb_report(chosen: argparse.Namespace) -> bool:
+    """Make a W&B Report of the sweep; True, which is exit code 1, if W&B failed."""
+    from flare.tracking import report
+
+    return not report.write(chosen.results)
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the results")

@@ -1,0 +1,155 @@
+"""What decides the bits of a run: its settings, the code that computes, the data, the versions.
+
+The files that compute are found by walking the imports from where a run begins: no list of them is kept by hand. What
+only decides whether a run begins is no part of it: `flare.errors`, `flare.settings`, the checks of `flare.engine.api`.
+Neither are comments, docstrings, the text of an error or the range of a setting. A data set's file counts by what a run
+takes from it (its classes, its scale); its samples count by their checksum.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from flare import datasets, models
+from flare.config.run import Run
+
+ROOT = Path(__file__).parents[1]
+# Where a run begins. What it loads by name follows from its settings.
+_BEGINS = ("engine/loop", "engine/choose", "runs/data", "models/__init__")
+# They decide whether a run begins, never what it gives. The names of columns are in a run's own files.
+_NO_ARITHMETIC = ("__init__", "errors", "settings", "columns")
+# What a run takes from the file of a data set.
+_OF_DATA = ("KIND", "CLASSES", "SHAPE", "SCALE", "VOCABULARY")
+
+
+def sources(run: Run) -> tuple[str, ...]:
+    """The files of the package, without .py, that decide the result of the run, sorted."""
+    named = [f"algorithms/{run.method}", f"models/{models.file(run.model)}"]
+    named += [f"datasets/partitions/{run.partition.get('scheme', 'contiguous')}"]
+    named += [f"engine/probes/{name}" for name in run.probe_names]
+    named += [f"engine/schedules/{run.schedule['name']}"] if run.schedule else []
+    return reached((*_BEGINS, *named))
+
+
+@functools.cache
+def reached(names: tuple[str, ...], without: tuple[str, ...] = _NO_ARITHMETIC) -> tuple[str, ...]:
+    """These files of the package and all that they import, directly or not, without .py, sorted."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name not in without:
+            found.add(name)
+            waiting += _imports(name)
+    return tuple(sorted(found))
+
+
+@functools.cache
+def code_digest(names: tuple[str, ...]) -> str:
+    """SHA-256 of what these files of the package do."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(f"{name}\n{_meaning(name)}\n".encode())
+    return digest.hexdigest()
+
+
+def digest_of(run: Run) -> str:
+    """SHA-256 of the code that decides the result of the run, and of what it takes from the data set's file."""
+    return _with_data(code_digest(sources(run)), run.dataset)
+
+
+def key_of(run: Run, data: Path, device: str) -> dict[str, Any]:
+    """All that decides the bits of a run, by name: settings, code, data, versions, the device's kind."""
+    import numpy as np
+    import torch
+
+    manifest = datasets.read_manifest(run.dataset, data)
+    return {
+        **json.loads(json.dumps(dataclasses.asdict(run))),
+        "code": digest_of(run),
+        "data": hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "device": device.partition(":")[0],
+    }
+
+
+@functools.cache
+def _with_data(code: str, dataset: str) -> str:
+    source = datasets.module(dataset)
+    taken = [(name, getattr(source, name, None)) for name in _OF_DATA]
+    return hashlib.sha256(f"{code}\n{taken!r}".encode()).hexdigest()
+
+
+def _tree(name: str) -> ast.Module:
+    return ast.parse((ROOT / f"{name}.py").read_bytes())
+
+
+@functools.cache
+def _imports(name: str) -> list[str]:
+    """The files of the package that a file imports when it runs, anywhere in it."""
+    return [found for node in _run(_tree(name)) for found in _modules(node)]
+
+
+def _run(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes except for what stands under `if TYPE_CHECKING`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from _run(node)
+
+
+def _modules(node: ast.AST) -> Iterable[str]:
+    """The files of the package that an import statement names."""
+    if isinstance(node, ast.Import):
+        paths = [[alias.name] for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        paths = [[f"{node.module}.{alias.name}", node.module] for alias in node.names]
+    else:
+        return
+    for choices in paths:
+        for choice in choices:
+            parts = choice.split(".")
+            place = ROOT.joinpath(*parts[1:])
+            if parts[0] == "flare" and place.with_suffix(".py").is_file() and len(parts) > 1:
+                yield "/".join(parts[1:])
+                break
+            if parts[0] == "flare" and (place / "__init__.py").is_file():
+                yield "/".join([*parts[1:], "__init__"])
+                break
+
+
+class _Meaning(ast.NodeTransformer):
+    """Leaves out of a tree what says something to people and computes nothing."""
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        """Which error it is, without its text."""
+        kind = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+        return ast.copy_location(ast.Raise(kind, None), node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Of a setting its default alone: its value is in the run's settings, its range and meaning are for people."""
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id == "setting":
+            return ast.copy_location(ast.Call(node.func, node.args, []), node)
+        return node
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        """A docstring is left out."""
+        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body[0] = ast.Pass()
+        return super().generic_visit(node)
+
+
+@functools.cache
+def _meaning(name: str) -> str:
+    return ast.dump(_Meaning().visit(_tree(name)))

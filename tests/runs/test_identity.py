@@ -1,0 +1,192 @@
+"""What decides the bits of a run is found by itself, and only what computes counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from commands import ROOT
+
+from flare import algorithms, models
+from flare.config import Run, with_defaults
+from flare.datasets import partitions
+from flare.runs import identity
+from flare.runs.train import train
+
+PACKAGE = ROOT / "flare"
+RUN = with_defaults(
+    Run(
+        experiment="e",
+        dataset="digits",
+        model="fc",
+        model_settings={"width": 8, "hidden_layers": 1},
+        method="flare",
+        keep="5e-2",
+        local_epochs=1,
+        seed=3,
+        clients=3,
+        rounds=2,
+        batch_size=20,
+        learning_rate=0.05,
+        evaluate_every=1,
+    )
+)
+# What is executed while a run is carried out and decides no number: it reads, checks, saves, shows, names.
+KEEPERS = {
+    "__init__",
+    "columns",
+    "config/run",
+    "datasets/__init__",
+    "datasets/_fetching",
+    "datasets/partitions/__init__",
+    "engine/api",
+    "engine/memory",
+    "engine/probes/__init__",
+    "engine/schedules/__init__",
+    "errors",
+    "runs/checkpoint",
+    "runs/identity",
+    "runs/process",
+    "runs/progress",
+    "runs/record",
+    "runs/train",
+    "settings",
+    "tracking/__init__",
+    "tracking/mirror",
+    "tracking/sdk",
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The digest of one file of a package of its own, by its source."""
+    monkeypatch.setattr(identity, "ROOT", tmp_path)
+
+    def digest(source: str) -> str:
+        (tmp_path / "file.py").write_text(source)
+        identity.code_digest.cache_clear()
+        identity._meaning.cache_clear()
+        return identity.code_digest(("file",))
+
+    yield digest
+    identity.code_digest.cache_clear()
+    identity._meaning.cache_clear()
+
+
+def test_comments_docstrings_and_layout_are_no_other_code(file: Any) -> None:
+    plain = file('"""One."""\ndef f(x):\n    """Two."""\n    return x + 1\n')
+    assert file('"""Uno."""\n# a comment\ndef f( x ):\n    """Due."""\n    return (x + 1)\n') == plain
+    assert file('"""One."""\ndef f(x):\n    """Two."""\n    return x + 2\n') != plain
+
+
+def test_the_text_of_an_error_is_no_other_code_and_which_error_is(file: Any) -> None:
+    code = "def f(x):\n    if x < 1:\n        raise {}\n    return x\n"
+    plain = file(code.format("ValueError(f'{x} is too small')"))
+    assert file(code.format("ValueError('at least 1, not', x)")) == plain
+    assert file(code.format("KeyError(f'{x} is too small')")) != plain
+    assert file("def f(x):\n    return x\n") != plain
+
+
+def test_the_range_and_meaning_of_a_setting_are_no_other_code_and_its_default_is(file: Any) -> None:
+    code = "class Settings:\n    tau: float = setting({}, low={}, doc={!r})\n"
+    plain = file(code.format(0.05, 0, "strength"))
+    assert file(code.format(0.05, 1, "how strong it is")) == plain
+    assert file(code.format(0.06, 0, "strength")) != plain
+
+
+def test_imports_are_walked_wherever_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "ROOT", tmp_path)
+    for name, source in {
+        "a": "import flare.b\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from flare import typing_only\n",
+        "b": "def f():\n    from flare.room import c\n    from flare.room.d import name\n    from flare.empty import name\n",
+        "room/__init__": "",
+        "room/c": "import torch\nfrom flare.errors import ConfigError\n",
+        "room/d": "from flare import b\n",
+        "empty/__init__": "from flare.room import e\n",
+        "room/e": "",
+        "typing_only": "",
+        "unrelated": "from flare import a\n",
+        "errors": "",
+    }.items():
+        (tmp_path / f"{name}.py").parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.py").write_text(source)
+    identity.reached.cache_clear()
+    try:
+        assert identity.reached(("a",)) == ("a", "b", "empty/__init__", "room/c", "room/d", "room/e")
+    finally:
+        identity.reached.cache_clear()
+
+
+@pytest.mark.parametrize("method", algorithms.names())
+def test_all_that_is_executed_counts_or_decides_no_number(method: str, data: Path, tmp_path: Path) -> None:
+    """Every function of the package that a run calls, once with each engine, is in a file of its digest."""
+    keep = "dense" if method == "fedavg" else "5e-2"
+    plain = dataclasses.replace(RUN, method=method, method_settings={}, keep=keep, staleness=method == "flare")
+    called: set[str] = set()
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(f"{PACKAGE}/"):
+            called.add(frame.f_code.co_filename.removeprefix(f"{PACKAGE}/").removesuffix(".py"))
+
+    for engine in ("one-at-a-time", "together"):
+        run = with_defaults(dataclasses.replace(plain, engine=engine))
+        sys.setprofile(note)
+        try:
+            train(run, data=data, output=tmp_path / engine, wandb="disabled")
+        finally:
+            sys.setprofile(None)
+    assert {"engine/loop", "engine/together", "engine/select/cpu", f"algorithms/{method}"} - {
+        "engine/select/cpu" if method == "fedavg" else "", "algorithms/topk" if method == "topk" else "",
+    } <= called | {f"algorithms/{method}"}  # fmt: skip
+    assert called - set(identity.sources(run)) <= KEEPERS | {"datasets/digits"}
+
+
+def test_what_only_says_whether_a_run_begins_does_not_count() -> None:
+    runs = [
+        with_defaults(dataclasses.replace(RUN, method=method, method_settings={}, model=model, model_settings={}))
+        for method in algorithms.names()
+        for model in models.names()
+    ]
+    counted = {name for run in runs for name in identity.sources(run)}
+    assert not counted & KEEPERS - {"datasets/__init__"}
+    assert "datasets/__init__" not in counted
+    for run in runs:
+        others = set(algorithms.names()) - {run.method}
+        assert not {f"algorithms/{name}" for name in others} & set(identity.sources(run))
+
+
+@pytest.mark.parametrize("scheme", partitions.names())
+def test_of_the_ways_to_deal_a_run_has_its_own(scheme: str) -> None:
+    run = dataclasses.replace(RUN, partition={"scheme": scheme})
+    dealt = {name for name in identity.sources(run) if name.startswith("datasets/partitions/")}
+    assert dealt == {f"datasets/partitions/{scheme}", "datasets/partitions/_parts"}
+
+
+def test_probes_and_schedules_count_if_they_are_asked_for() -> None:
+    probe, schedule = "engine/probes/staleness", "engine/schedules/cosine"
+    assert not {probe, schedule} & set(identity.sources(RUN))
+    assert probe in identity.sources(dataclasses.replace(RUN, staleness=True))
+    assert probe in identity.sources(dataclasses.replace(RUN, probes=["staleness"]))
+    assert schedule in identity.sources(dataclasses.replace(RUN, schedule={"name": "cosine"}))
+
+
+def test_what_a_run_takes_from_a_data_sets_file_counts_and_the_rest_of_it_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flare.datasets import digits
+
+    def digest() -> str:
+        identity._with_data.cache_clear()
+        return identity.digest_of(RUN)
+
+    plain = digest()
+    monkeypatch.setattr(digits, "fetch", lambda folder: None)
+    assert digest() == plain
+    monkeypatch.setattr(digits, "SCALE", digits.SCALE + 1)
+    assert digest() != plain
+    monkeypatch.undo()
+    assert digest() == plain
