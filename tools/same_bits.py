@@ -1,4 +1,4 @@
-"""Proof that a change alters no result: a matrix of runs by another commit and by this checkout, compared byte for byte.
+"""Proof that a change alters no result: runs by another commit and by this checkout, compared byte for byte.
 
 Usage: python tools/same_bits.py COMMIT [--data FOLDER] [--keep FOLDER]
 Carries out every method of both on both engines, in both fidelities, with all and with some of the clients, on the CNN
@@ -102,7 +102,8 @@ def resumed() -> Iterator[tuple[str, str]]:
                 local_epochs=2, batch_size=5, learning_rate=0.1, momentum=0.9, available=3, evaluate_every=1, seed=4,
                 shuffle=True, staleness=True, together=together,
             )  # fmt: skip
-            whole = flare.simulate(model, clients, on_state=lambda s, out=states: out.append(copy.deepcopy(s)), **arguments)
+            keep = lambda state, out=states: out.append(copy.deepcopy(state))  # noqa: E731
+            whole = flare.simulate(model, clients, on_state=keep, **arguments)
             for state in states:
                 history, weights = flare.simulate(model, clients, resume=state, **arguments)
                 assert history.equals(whole[0]), f"resumed {method}: another history"

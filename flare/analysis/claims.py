@@ -19,7 +19,7 @@ from flare.analysis.rules import CLAIMS, GENERAL
 from flare.analysis.tables import read_table
 from flare.analysis.text import NONE, TIMES, csv, latex, markdown
 from flare.columns import CLAIMS as COLUMNS
-from flare.runs.record import write_whole
+from flare.files import write_whole
 
 
 def judge(runs: pd.DataFrame) -> pd.DataFrame:

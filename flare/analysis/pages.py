@@ -8,7 +8,7 @@ from pathlib import Path
 import mistune
 
 from flare.errors import DataError
-from flare.runs.record import write_whole
+from flare.files import write_whole
 
 _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; color: #222; margin: 1.5em; }

@@ -26,7 +26,8 @@ from flare.analysis.reading import check_digest, check_versions
 from flare.analysis.statistics import t_interval
 from flare.columns import CELL, REFERENCE
 from flare.errors import DataError
-from flare.runs.record import settings_digest, write_whole
+from flare.files import write_whole
+from flare.runs.record import settings_digest
 
 SOURCE = "RanGreidi/FLARE-Federated-Learning-with-Accumulated-Regularized-Embeddings"
 SAME = ("model", "method", "clients", "available", "keep", "local_epochs")

@@ -30,7 +30,7 @@ from flare.analysis.reading import check_digest, check_versions, read_run
 from flare.analysis.statistics import fraction, t_interval
 from flare.columns import CELL, COSTS, IDENTITY, LABELS, OPTIONAL, ROUNDS, RUNS, SUMMARY, TRIALS, Columns
 from flare.errors import DataError, choose
-from flare.runs.record import write_whole
+from flare.files import write_whole
 from flare.settings import check_keep
 
 # Those that are read again, by name; the last two are of one experiment each.

@@ -10,7 +10,7 @@ import pandas as pd
 from flare.analysis.text import csv
 from flare.columns import TRIALS
 from flare.errors import DataError
-from flare.runs.record import write_whole
+from flare.files import write_whole
 from flare.tuning.conclude import importances, read
 
 

@@ -147,7 +147,7 @@ def count_labels(chosen: argparse.Namespace) -> None:
     """Count the samples of each class that each client holds."""
     from flare import datasets
     from flare.datasets import partitions
-    from flare.runs.record import write_whole
+    from flare.files import write_whole
 
     split = datasets.load(chosen.dataset, chosen.data, "train")
     parts = partitions.split(

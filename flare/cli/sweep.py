@@ -42,8 +42,8 @@ def plan(chosen: argparse.Namespace) -> None:
     """Estimate what a configuration costs."""
     config = configuration.load(chosen.config)
     device = config.get("device", "cpu")
+    from flare.files import write_whole
     from flare.planning import plan as planning
-    from flare.runs.record import write_whole
 
     os.environ.setdefault("WANDB_MODE", config.get("wandb", {}).get("mode", "offline"))
     data = chosen.data or Path(config.get("data", "data"))

@@ -129,7 +129,7 @@ def simulate_rows(  # noqa: PLR0913, the public signature
     fraction = None if chosen.dense else check_keep(keep)
     _check_numbers(rounds, local_epochs, batch_size, evaluate_every, seed, learning_rate, momentum)
     adjusting = schedules.check(schedule or {})
-    measuring = [probing.load(name) for name in (*(["staleness"] if staleness else []), *probes)]
+    measuring = [probing.load(name) for name in probing.check([*(["staleness"] if staleness else []), *probes])]
     _check_data(model, clients, test)
     given = _answering(len(clients), rounds, available, participants)
     with memory.kept(), torch.random.fork_rng(devices=[]), _tf32(tf32):

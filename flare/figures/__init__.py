@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from flare.analysis.level import with_level
 from flare.errors import DataError, choose
-from flare.runs.record import write_whole
+from flare.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,7 +20,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-NAME = "checkpoint.pt"
+from flare.files import CHECKPOINT
+
+NAME = CHECKPOINT
 OLD = "checkpoint.old.pt"
 PART = f".{NAME}.part"
 RESUMABLE = 75

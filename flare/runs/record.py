@@ -7,10 +7,8 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,27 +16,12 @@ from typing import TYPE_CHECKING, Any
 import flare
 from flare.columns import IDENTITY
 from flare.config.run import Run
+from flare.files import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from flare.engine.api import History
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all: a temporary name in its folder, then a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # else a machine that loses power may keep the name and not what it is of
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def result_hash(rounds_csv: bytes, weights: dict[str, Tensor]) -> str:

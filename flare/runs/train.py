@@ -15,11 +15,12 @@ from flare.config.run import Run
 from flare.datasets import partitions
 from flare.engine import memory
 from flare.errors import ConfigError
+from flare.files import write_whole
 from flare.runs import checkpoint, lease
 from flare.runs.identity import key_of
 from flare.runs.process import load_libraries
 from flare.runs.progress import Progress
-from flare.runs.record import write_run, write_whole
+from flare.runs.record import write_run
 from flare.settings import ENGINES, check_settings
 from flare.tracking import Tracker
 from flare.tracking.mirror import Mirror

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flare.config import Run
-from flare.runs.record import write_whole
+from flare.files import write_whole
 from flare.tracking import sdk
 
 # The files of a run that its artifact holds.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flare.errors import ConfigError
-from flare.runs.record import write_whole
+from flare.files import write_whole
 from flare.tracking import sdk
 
 # For all calls of the server together.

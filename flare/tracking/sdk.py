@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flare.errors import ConfigError
-from flare.runs.record import write_whole
+from flare.files import write_whole
 from flare.settings import WANDB_PROJECT
 
 INIT_SECONDS, FINISH_SECONDS, ABANDON_SECONDS = 20.0, 30.0, 3.0

@@ -17,7 +17,7 @@ import yaml
 
 from flare.config.run import yaml_scalar
 from flare.errors import DataError
-from flare.runs.record import write_whole
+from flare.files import write_whole
 from flare.tuning.space import direction, to_optuna
 from flare.tuning.study import Study, Trial
 from flare.tuning.trials import to_json

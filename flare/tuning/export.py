@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flare.errors import DataError
-from flare.runs.record import write_whole
+from flare.files import write_whole
 from flare.tuning.conclude import read
 from flare.tuning.space import direction, to_optuna
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flare.config.run import Run
+from flare.files import write_whole
 from flare.runs import checkpoint
-from flare.runs.record import write_whole
 from flare.tuning.conclude import conclude
 from flare.tuning.propose import FIRST, propose, rebuild
 from flare.tuning.space import distributions

@@ -12,7 +12,7 @@ from typing import Any
 
 from flare.columns import STUDIES
 from flare.errors import DataError
-from flare.runs.record import write_whole
+from flare.files import write_whole
 from flare.tuning.conclude import importances, read
 from flare.tuning.study import Trial
 

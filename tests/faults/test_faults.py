@@ -40,6 +40,7 @@ from synthetic import write_run, write_sweep
 from torch import Tensor, nn
 
 from flare import algorithms, cli, datasets, simulate
+from flare import files as whole
 from flare.analysis import tables
 from flare.config import Run, with_defaults
 from flare.config.ranges import leave_open
@@ -460,7 +461,7 @@ class FullDisk:
         self.left = number
         for name in ("replace", "fsync", "chmod"):
             monkeypatch.setattr(os, name, self.failing(getattr(os, name)))
-        monkeypatch.setattr(record.tempfile, "mkstemp", self.failing(record.tempfile.mkstemp))
+        monkeypatch.setattr(whole.tempfile, "mkstemp", self.failing(whole.tempfile.mkstemp))
         genuine = os.fdopen
 
         def fdopen(handle: int, mode: str, *args: Any, **kwargs: Any) -> Any:
@@ -666,7 +667,7 @@ def slow_sweep(folder: Path, data: Path) -> None:
 
     # As these two see it, and nothing else does.
     slow_os = types.SimpleNamespace(**vars(os) | {"fdopen": Slow, "fsync": fsync})
-    record.os = checkpoint.os = slow_os  # type: ignore[assignment]
+    whole.os = checkpoint.os = slow_os  # type: ignore[assignment]
     checkpoint.open = lambda path, mode: io.BufferedWriter(Slow(path, mode), 1 << 20)  # type: ignore[attr-defined]
     torch.set_num_threads(1)
     fields = [name for name in Run.__dataclass_fields__ if name != "seed"]

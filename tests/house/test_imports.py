@@ -15,14 +15,14 @@ from commands import ROOT
 
 # The rooms from the bottom up, a file of the root is one, too: a room imports from those above its own line alone.
 LAYERS = (
-    "errors columns",
+    "errors columns files",
     "settings",
     "algorithms models datasets",
     "engine",
     "flare",  # __init__.py: the version, and `flare.simulate`
     "config",
-    "runs",
     "tracking",
+    "runs",
     "tuning",
     "planning",
     "analysis",

@@ -102,7 +102,7 @@ def test_imports_are_walked_wherever_they_stand(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(identity, "ROOT", tmp_path)
     for name, source in {
         "a": "import flare.b\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from flare import typing_only\n",
-        "b": "def f():\n    from flare.room import c\n    from flare.room.d import name\n    from flare.empty import name\n",
+        "b": "def f():\n    from flare.room import c\n    from flare.room.d import x\n    from flare.empty import y\n",
         "room/__init__": "",
         "room/c": "import torch\nfrom flare.errors import ConfigError\n",
         "room/d": "from flare import b\n",

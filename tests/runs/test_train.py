@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import flare
-from flare import cli, datasets, models
+from flare import cli, datasets, files, models
 from flare.config import Run, with_defaults
 from flare.datasets import partitions as partition
 from flare.engine.network import double_softmax
@@ -184,15 +184,15 @@ def test_the_result_hash_is_that_of_rounds_and_weights() -> None:
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record.write_whole(tmp_path / "deep/file", b"old")
+    files.write_whole(tmp_path / "deep/file", b"old")
     assert stat.S_IMODE((tmp_path / "deep/file").stat().st_mode) == 0o644
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(record.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        record.write_whole(tmp_path / "deep/file", b"new")
+        files.write_whole(tmp_path / "deep/file", b"new")
     assert [(p.name, p.read_bytes()) for p in (tmp_path / "deep").iterdir()] == [("file", b"old")]
 
 

@@ -76,7 +76,8 @@ def test_the_servers_step_is_that_of_the_paper(tree: Path) -> None:
 import numpy as np, torch, flare
 from torch import nn
 generator = torch.Generator().manual_seed(1)
-clients = [(torch.rand(8, 5, generator=generator).double(), torch.randint(3, (8,), generator=generator)) for _ in range(3)]
+draw = lambda: (torch.rand(8, 5, generator=generator).double(), torch.randint(3, (8,), generator=generator))
+clients = [draw() for _ in range(3)]
 torch.manual_seed(2)
 model = nn.Linear(5, 3).double()
 start = np.concatenate([p.detach().numpy().ravel() for p in model.parameters()])

@@ -10,6 +10,7 @@ from flare.runs.identity import digest_of as code_of_run, reached
 from flare.config import Run, check_folders, runs
 from flare.runs.lease import clear_stale
 from flare.runs.record import settings_digest
+from flare.settings import EXPERIMENT_PATTERN, KEEP_PATTERN, WANDB_PROJECT
 from flare.tuning.study import studies
 
 # Of thousands of jobs all is kept until the end: looking for garbage as often as Python does takes a tenth of the time.
@@ -40,7 +41,7 @@ os.environ.update(
     FLARE_CHECKPOINT_ROUNDS=str(config.get("checkpoint", {}).get("rounds", "")),
     FLARE_STORAGE=STORAGE,
     WANDB_MODE=WANDB.get("mode", "offline"),
-    WANDB_PROJECT=WANDB.get("project", "flare-sweeps"),
+    WANDB_PROJECT=WANDB.get("project", WANDB_PROJECT),
     WANDB_ENTITY=WANDB.get("entity") or "",
     FLARE_SYSTEM_METRICS=str(WANDB.get("system_metrics", False)).lower(),
 )
@@ -68,10 +69,10 @@ NOTEBOOKS = expand(f"{RESULTS}/notebooks/{{notebook}}.html", notebook=("paper_fi
 
 
 wildcard_constraints:
-    experiment=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
+    experiment=EXPERIMENT_PATTERN,
     dataset=r"\w+",
     method=r"\w+",
-    keep=r"dense|1|0\.\d+|[1-9]e-\d+",
+    keep=KEEP_PATTERN,
     local_epochs=r"\d+",
     seed=r"\d+",
     figure=r"\w+",

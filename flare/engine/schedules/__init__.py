@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from flare.errors import choose
+from flare.errors import ConfigError, choose
 from flare.settings import check_settings
 
 
@@ -32,6 +32,8 @@ def check(given: Mapping[str, Any]) -> tuple[ModuleType, Any] | None:
     """The schedule and its settings of {"name": ..., and its own keys}; None if there is none. ConfigError if wrong."""
     if not given:
         return None
-    module = load(str(given.get("name")))
+    if "name" not in given:
+        raise ConfigError(f"schedule: 'name' is missing; one of {', '.join(names())}")
+    module = load(str(given["name"]))
     own = {key: value for key, value in given.items() if key != "name"}
     return module, check_settings(module.Settings, own, f"schedule: {given['name']}")
