@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all, and what one of them is called."""
+"""Files that are there whole or not at all, and folders that a process holds."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from pathlib import Path
@@ -24,3 +25,20 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the run's folder, and so is carrying the run out (`flare.runs.checkpoint.Checkpoint`)."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(handle)
+    return False

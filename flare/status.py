@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from flare.config import Run, runs
-from flare.runs.checkpoint import NAME, is_locked
+from flare.files import is_locked
+from flare.runs.checkpoint import NAME
 from flare.runs.record import settings_digest
 from flare.tuning.study import studies
 

@@ -181,23 +181,6 @@ class Checkpoint:
         self._due = now + max(self._seconds, (now - begun) / _SHARE)
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether a process has entered the run's `Checkpoint`, and so is running it."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(handle)
-    return False
-
-
 def remove(folder: Path) -> None:
     """The run is finished: delete its checkpoint, and one that was refused."""
     for name in (NAME, OLD):

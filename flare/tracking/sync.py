@@ -20,8 +20,7 @@ from pathlib import Path
 
 from flare.columns import IDENTITY
 from flare.errors import ConfigError
-from flare.files import write_whole
-from flare.runs.checkpoint import is_locked
+from flare.files import is_locked, write_whole
 from flare.tracking import sdk
 
 # Runs that one process of the SDK sends, and how many of them at a time.
