@@ -2,7 +2,7 @@
 
 The files that compute are found by walking the imports from where a run begins: no list of them is kept by hand. What
 only decides whether a run begins is no part of it: `flare.errors`, `flare.settings`, the checks of `flare.engine.api`.
-Neither are comments, docstrings, the text of an error or the range of a setting. A data set's file counts by what a run
+Neither are comments, docstrings, the text of an error, the range of a setting or how a method looks in a figure. A data set's file counts by what a run
 takes from it (its classes, its scale); its samples count by their checksum.
 """
 
@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[1]
 _BEGINS = ("engine/loop", "engine/choose", "runs/data", "models/__init__")
 # They decide whether a run begins, never what it gives. The names of columns are in a run's own files.
 _NO_ARITHMETIC = ("__init__", "errors", "settings", "columns")
+# What figures take from the file of a method.
+_LOOKS = ("LABEL", "COLOUR", "MARKER", "DASHES")
 # What a run takes from the file of a data set.
 _OF_DATA = ("KIND", "CLASSES", "SHAPE", "SCALE", "VOCABULARY")
 
@@ -134,6 +136,11 @@ class _Meaning(ast.NodeTransformer):
         """Which error it is, without its text."""
         kind = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
         return ast.copy_location(ast.Raise(kind, None), node)
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        """How a method looks in a figure is left out."""
+        looks = all(isinstance(target, ast.Name) and target.id in _LOOKS for target in node.targets)
+        return ast.Pass() if looks else self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """Of a setting its default alone: its value is in the run's settings, its range and meaning are for people."""

@@ -98,6 +98,12 @@ def test_the_range_and_meaning_of_a_setting_are_no_other_code_and_its_default_is
     assert file(code.format(0.06, 0, "strength")) != plain
 
 
+def test_how_a_method_looks_is_no_other_code(file: Any) -> None:
+    plain = file("METHOD = 1\nCOLOUR = '#000000'\nLABEL = 'Top-K'\n")
+    assert file("METHOD = 1\nCOLOUR = '#ff0000'\nLABEL = 'Top-k'\n") == plain
+    assert file("METHOD = 2\nCOLOUR = '#000000'\nLABEL = 'Top-K'\n") != plain
+
+
 def test_imports_are_walked_wherever_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "ROOT", tmp_path)
     for name, source in {
