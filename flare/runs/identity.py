@@ -2,8 +2,8 @@
 
 The files that compute are found by walking the imports from where a run begins: no list of them is kept by hand. What
 only decides whether a run begins is no part of it: `flare.errors`, `flare.settings`, the checks of `flare.engine.api`.
-Neither are comments, docstrings, the text of an error, the range of a setting or how a method looks in a figure. A data set's file counts by what a run
-takes from it (its classes, its scale); its samples count by their checksum.
+Neither are comments, docstrings, the text of an error, the range of a setting or how a method looks in a figure. A data
+set's file counts by what a run takes from it (its classes, its scale); its samples count by their checksum.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ KEEPERS = {
     "engine/probes/__init__",
     "engine/schedules/__init__",
     "errors",
+    "files",
     "runs/checkpoint",
     "runs/identity",
     "runs/process",
