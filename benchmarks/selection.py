@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from measure import ROOT, report, spread, words
 
+from flare.engine import memory
 from flare.engine.select import percentile, select
-from flare.runs.train import keep_freed_memory
 
 SIZE = 4069 * 4069
 BARS = {"top 1e-5": 1.5, "top 1e-3": 4.0, "top 1e-2": 4.0, "percentile 50": 4.0}
@@ -49,7 +49,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmarks" / "selection.json")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()
+    with memory.kept():
+        _measure(chosen)
+
+
+def _measure(chosen: argparse.Namespace) -> None:
     # What a memory looks like after some rounds: many small entries, a few large ones.
     x = torch.randn(SIZE, generator=torch.Generator().manual_seed(0)).pow_(3).to(chosen.device)
     target = torch.empty_like(x)

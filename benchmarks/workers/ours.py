@@ -1,4 +1,4 @@
-"""Ours: `flare.simulate` as a run calls it, held after every round until the next one is asked for.
+"""Ours: `flare.simulate` as a plain script calls it, held after every round until the next one is asked for.
 
 ours.py WORKLOAD METHOD KEEP [copies]; `copies` keeps the server's weights of every round, to compare them, which costs
 a copy.
@@ -15,7 +15,6 @@ from measure import serve_loop
 from workloads import LEARNING_RATE, MOMENTUM, Workload
 
 import flare
-from flare.runs.train import keep_freed_memory
 
 
 def run(pause: Callable[..., None], name: str, method: str, keep: str, copies: str = "") -> None:
@@ -49,5 +48,4 @@ def told(pause: Callable[..., None]) -> Any:
 
 
 torch.set_num_threads(1)
-keep_freed_memory()
 serve_loop(told)

@@ -41,9 +41,7 @@ class Vgg:
         if len(shape) != 3 or min(shape[1:]) < 32:
             raise ConfigError(f"model: vgg needs images of at least 32 x 32, not {tuple(shape)}; pad_to makes them so")
 
-    def build(
-        self, shape: tuple[int, ...], classes: int, settings: VggSettings, fidelity: str = "paper"
-    ) -> nn.Module:
+    def build(self, shape: tuple[int, ...], classes: int, settings: VggSettings, fidelity: str = "paper") -> nn.Module:
         """Inputs (N, C, H, W); output (N, classes) logits."""
         from torch import nn
 
