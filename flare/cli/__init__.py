@@ -69,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if known is None:
             raise
         code, line = known
-        print(f"flare: {' '.join(line.splitlines())}", file=sys.stderr)  # a file's name may have line breaks
+        if not isinstance(error, DataError):  # which says of every source in a line of its own why it does not serve
+            line = " ".join(line.splitlines())  # a file's name may have line breaks
+        print(f"flare: {line}", file=sys.stderr)
         return code
 
 
