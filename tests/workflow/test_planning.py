@@ -174,6 +174,19 @@ def test_another_reference_plans_the_comparison_and_what_shows_it(planner: Plann
         assert names(planner) == {"compare", "render:reference", "report"}
 
 
+def test_another_notebook_or_caption_plans_the_pages_that_show_it(planner: Planner) -> None:
+    with (
+        changed(planner.tree / "notebooks/explore.ipynb", '"cells"', ' "cells"'),
+        changed(planner.tree / "workflow/report/figure.rst", "\n", "\n\n"),
+    ):
+        assert names(planner) == {"execute", "report"}
+
+
+def test_another_database_is_filled(planner: Planner) -> None:
+    (planner.sweep / "stored.yaml").write_text(yaml.safe_dump(SWEEP | {"storage": "sqlite:///studies.db"}))
+    assert [job.name for job in planner.jobs(config="stored.yaml")] == ["export_studies"]
+
+
 def test_another_best_value_plans_the_runs_that_report_it(planner: Planner) -> None:
     with changed(planner.sweep / BEST, "best.yaml", "better.yaml"):
         assert names(planner) == {"train:topk"} | FROM_RUNS
