@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import types
 
 import numpy as np
 import pytest
@@ -267,6 +268,27 @@ def test_sizes_that_the_settings_say(given: dict[str, object], expected: list[in
 def test_text_is_not_dealt_by_class() -> None:
     with pytest.raises(ConfigError, match="'shards' is not allowed for text; contiguous or natural"):
         partition.split(np.zeros((12, 100)), 3, {"scheme": "shards"}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "source", "said"),
+    [
+        ({"scheme": "natural"}, {"KIND": "images", "CLASSES": 10}, "'natural' is not allowed; contiguous, dirichlet"),
+        (
+            {"scheme": "shards", "classes_per_client": 4},
+            {"KIND": "images", "CLASSES": 3},
+            "4 is not allowed; at most 3",
+        ),
+        ({"scheme": "dirichlet"}, {"KIND": "text", "CLASSES": 10}, "'dirichlet' is not allowed for text"),
+    ],
+)
+def test_a_data_set_that_cannot_be_dealt_so_is_refused(
+    given: dict[str, object], source: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        partition.check(given, types.SimpleNamespace(**source))  # type: ignore[arg-type]
+    fitting = source | {"NATURAL": True, "KIND": "images", "CLASSES": 4}
+    assert partition.check(given, types.SimpleNamespace(**fitting)).name == given["scheme"]  # type: ignore[arg-type]
 
 
 def test_a_negative_seed_is_refused() -> None:

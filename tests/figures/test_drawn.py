@@ -61,6 +61,8 @@ def panels(hand: Path, name: str, experiment: str = "full") -> list[Axes]:
             math.nan if method == "fedavg" else 3.0 + late_ + 2 * other
             for method, (late_, other) in zip(rounds["method"], late, strict=True)
         ]
+    if name == "importance":
+        found["trials"]["importance"] = found["trials"]["setting"].map({"tau": 0.7, "percentile": 0.2})
     return figures.draw(name, found).axes
 
 
@@ -225,9 +227,9 @@ def test_tuning(hand: Path) -> None:
 
 
 def test_importance(hand: Path) -> None:
-    """Two settings of flare at two keeps, a half each."""
+    """Two settings of flare at two keeps, 0.7 and 0.2."""
     (ax,) = panels(hand, "importance")
-    check(ax, faint=[[(0.5, 0)], [(0.5, 1)]] * 2)
+    check(ax, faint=[[(0.7, 0)], [(0.2, 1)]] * 2)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["FLARE: tau", "FLARE: percentile"]
 
 
