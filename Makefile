@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONFIG ?= config/config.yaml
 CORES  ?= all
 SAMPLE ?= 3
+MINUTES ?= 60
+SEED   ?= 0
 ARGS   ?=
 
 # The environment's programs come first; inline, because an exported PATH would also change which Python makes it.
@@ -14,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LOCKED := Linux x86_64 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check run report paper-dry verify test lint format docs lock clean
+.PHONY: help setup check run report paper-dry verify test mutants lint format docs lock clean
 
 help: ## list the targets
 	@echo "Usage: make TARGET [PYTHON=python3.11] [CONFIG=$(CONFIG)] [CORES=$(CORES)] [ARGS=...]"
@@ -42,6 +44,9 @@ verify: check ## repeat SAMPLE random finished runs; they must give the same bit
 # All tests together reach at least 95 % of the lines; some of them, as ARGS says, need not.
 test: setup ## run the tests (ARGS: pytest's, as ARGS="-m 'not workflow'")
 	$(IN) python -m pytest $(if $(ARGS),$(ARGS),--durations=10 --cov=flare --cov-report=term:skip-covered --cov-fail-under=95)
+
+mutants: setup ## change one thing at a time, and see whether the tests do (MINUTES=60, SEED=0; ARGS=--hand: the list by hand)
+	$(IN) python tools/mutants.py --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 lint: setup ## check style, types and the workflow; change nothing
 	$(IN) ruff check

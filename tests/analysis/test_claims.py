@@ -233,6 +233,36 @@ def test_less_loss_under_unavailability_compares_losses_within_a_family() -> Non
     assert "unavailable" not in set(judged(*full, *[[{**r, "available": 10} for r in rows] for rows in few])["claim"])
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_a_diverged_run_on_any_side_of_a_loss_leaves_it_undecided(place: int) -> None:
+    fewer = {"experiment": "y", "available": 5}
+    accuracies: list[list[float | None]] = [[90, 91, 92, 91], [88, 90, 90, 89], [88, 88, 88, 88], [83, 83, 84, 82]]
+    accuracies[place][3] = None
+    found = judged(
+        cell("flare", "1e-2", accuracies[0]),
+        cell("flare", "1e-2", accuracies[1], **fewer),
+        cell("topk", "1e-2", accuracies[2]),
+        cell("topk", "1e-2", accuracies[3], **fewer),
+    )
+    row = only(found, claim="unavailable")
+    assert numbers(row) == pytest.approx([3, 2, 4], abs=1e-8) and row["n"] == 3
+    lost = ("flare in x", "flare", "topk in x", "topk")[place]
+    assert (row["verdict"], row["reason"]) == ("undecided", f"{lost}: 1 diverged")
+
+
+def test_the_order_of_the_runs_changes_no_verdict() -> None:
+    fewer = {"experiment": "y", "available": 5}
+    rows = [
+        *(cell("fedavg", "dense", [95, 94, 96]) + FLARE + cell("topk", "1e-2", [79, 80, 84])),
+        *(cell("topk", "0.1", [83, 84, 87]) + cell("flare", "1e-2", [78, 81, 85], **fewer)),
+        *cell("topk", "1e-2", [70, 72, 74], **fewer),
+    ]
+    columns = ["claim", "experiment", "baseline", "baseline_keep"]
+    one, two = (judged(order).sort_values(columns, ignore_index=True) for order in (rows, rows[::-1]))
+    assert sorted(one["claim"]) == ["better", "better", "dense", "gain", "sparser", "unavailable"]
+    pd.testing.assert_frame_equal(one, two, check_exact=False, atol=1e-8)
+
+
 @given(
     accuracies=st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=3, max_size=8),
     more=st.integers(0, 500),

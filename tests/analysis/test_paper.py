@@ -236,6 +236,58 @@ def test_cells_without_a_number_and_numbers_with_a_caveat(tmp_path: Path) -> Non
     assert "| diverged | 0 |" in (tmp_path / "out.md").read_text()
 
 
+def with_epochs(folder: Path, epochs: int) -> list[Path]:
+    """Runs of fc-1e-5, FLARE's, with this number of local epochs."""
+    return finished(folder, "fc-1e-5", "flare", [0.9], local_epochs=epochs)
+
+
+def test_a_cell_meets_the_number_of_its_own_local_epochs(tmp_path: Path) -> None:
+    found = {epochs: compared(with_epochs(tmp_path / str(epochs), epochs), tmp_path / "out") for epochs in (1, 4, 5)}
+    with open(ROOT / "config" / "reference.csv", newline="") as file:
+        theirs = {
+            int(r["local_epochs"]): float(r["test_accuracy"])
+            for r in csv.DictReader(file)
+            if (r["model"], r["method"], r["available"], r["keep"]) == ("fc", "flare", "10", "1e-5")
+        }
+    assert theirs[4] == 0.8239 and theirs[4] != theirs[1] and 5 not in theirs
+    assert {epochs: row["reference_accuracy"] for epochs, row in found.items()} == {1: theirs[1], 4: theirs[4], 5: ""}
+
+
+OTHER_CELL = {"model": "vgg11", "method": "ffl", "available": 4, "clients": 9, "keep": "1e-4", "local_epochs": 5}
+
+
+@pytest.mark.parametrize("name", reference.SAME)
+def test_a_cell_meets_no_number_of_another_cell(name: str, tmp_path: Path) -> None:
+    """Each of the settings that name a cell: with another value there is no such number."""
+    [folder] = finished(tmp_path, "unavailability-fc-5", "flare", [0.9])
+    record = json.loads((folder / "run.json").read_text())
+    record["config"][name] = OTHER_CELL[name]
+    (folder / "run.json").write_text(json.dumps(record))
+    row = compared([folder], tmp_path / "out")
+    assert (row["reference_accuracy"], row["comparable"]) == ("", "")
+
+
+def test_of_several_numbers_the_one_with_the_fewest_differences_is_met(tmp_path: Path) -> None:
+    with open(ROOT / "config" / "reference.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    [own] = [r for r in rows if (r["model"], r["method"], r["available"]) == ("fc", "flare", "5")]
+    more = [
+        own | {"test_accuracy": "0.1", "rounds": "7", "momentum": "0.3"},
+        own | {"test_accuracy": "0.2", "rounds": "7"},
+        own | {"test_accuracy": "0.3", "rounds": "8"},  # no fewer than the one before
+        own | {"test_accuracy": "0.4", "rounds": "7", "caveat": "another program"},
+    ]
+    [folder] = finished(tmp_path, "unavailability-fc-5", "flare", [0.9])
+    for given, accuracy in ((more, 0.2), (more[::-1], 0.3), ([more[3], more[0]], 0.4), ([*more, own], 0.8439)):
+        with open(tmp_path / "own.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(own))
+            writer.writeheader()
+            writer.writerows(given)
+        reference.compare([folder], tmp_path / "own.csv", tmp_path / "out")
+        [row] = pd.read_csv(tmp_path / "out.csv", keep_default_na=False).to_dict("records")
+        assert row["reference_accuracy"] == accuracy
+
+
 def test_a_bad_reference_is_one_line(tmp_path: Path) -> None:
     [folder] = finished(tmp_path, "unavailability-fc-5", "flare", [0.9])
     (tmp_path / "short.csv").write_text("curve,commit\na,b\n")

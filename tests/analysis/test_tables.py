@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from flare.analysis.reading import expand
 from flare.analysis.statistics import t_interval
 from flare.analysis.trials import gather_trials
 from flare.columns import IDENTITY, ROUNDS, TRIALS
+from flare.config import Run
 from flare.errors import ConfigError, DataError
 from flare.runs.record import size
 
@@ -455,6 +457,36 @@ def test_experiments_that_differ_in_available_alone_are_a_family(tmp_path: Path)
     assert runs["available"].tolist() == [10, 5, 5, 3, 10, 5]
     write_labels(tmp_path / "tables", "five")
     assert set(tables.read(tmp_path / "tables", "five")["family"]["experiment"]) == {"all", "five"}
+
+
+# A run with another value in every field; what is left out tells apart the runs of one experiment, or families of it.
+ALL = {
+    **{"experiment": "all", "dataset": "digits", "model": "fc", "method": "flare", "keep": "1e-2", "local_epochs": 1},
+    **{"seed": 1, "clients": 10, "rounds": 100, "batch_size": 20, "learning_rate": 0.1},
+}
+OTHER: dict[str, object] = {
+    **{"dataset": "mnist", "model": "cnn", "method": "topk", "keep": "1e-3", "local_epochs": 2, "clients": 11},
+    **{"rounds": 101, "batch_size": 21, "learning_rate": 0.2, "momentum": 0.5, "evaluate_every": 5, "pad_to": 28},
+    **{"fidelity": "authors", "double_softmax": True, "shuffle": True, "channels": 3, "sample_text": 7, "tf32": True},
+    **{"staleness": True, "engine": "together", "schedule": {"name": "cosine"}, "probes": ["one"], "trial": 1},
+    **{"partition": {"scheme": "shards"}, "model_settings": {"width": 7}, "method_settings": {"tau": 0.7}},
+    **{"tuned": {"momentum": 0.5}, "validation": 0.3},
+}
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Run)])
+def test_every_setting_but_who_answers_splits_a_family(field: str, tmp_path: Path) -> None:
+    def write(experiment: str, **changes: object) -> Path:
+        settings = dataclasses.asdict(Run(**ALL)) | {"experiment": experiment, **changes}
+        return write_run(tmp_path, experiment=experiment, change={"config": settings})
+
+    one_family = {"experiment": {}, "available": {"available": 5}, "seed": {"seed": 2}}
+    changes = one_family.get(field, {field: OTHER.get(field)})
+    folders = [write("all"), write("other", **changes)]
+    tables.tabulate(folders, tmp_path / "tables")
+    runs = tables.read(tmp_path / "tables")["runs"]
+    # Keep, E and seeds are lists: an experiment of other runs is another one, except for the seeds.
+    assert runs["family"].tolist() == ["all", "all" if field in one_family else "other"], field
 
 
 def test_trials_of_studies_become_one_table(tmp_path: Path) -> None:

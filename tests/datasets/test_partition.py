@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import types
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -150,9 +153,142 @@ def test_more_clients_than_there_are_naturally() -> None:
         partition.split(TARGETS, 3, {"scheme": "natural"}, seed=0, natural=np.array([1] * 6 + [2] * 6))
 
 
+# ---- what is drawn ---------------------------------------------------------------------------------------------------
+
+
+def digest(parts: list[np.ndarray]) -> str:
+    """SHA-256 of what each client holds, in its order."""
+    return hashlib.sha256(";".join(",".join(map(str, part.tolist())) for part in parts).encode()).hexdigest()[:16]
+
+
+UNEVEN = np.random.default_rng(5).integers(0, 4, 200)
+# Kept: what is dealt at seed 3. Whoever changes one of these changes the data of every run that is dealt so.
+DEALT = {
+    "contiguous": ({"scheme": "contiguous"}, "c520443ceb925d5b"),
+    "dirichlet": ({"scheme": "dirichlet", "alpha": 0.5}, "4aa53bd9e851f958"),
+    "natural": ({"scheme": "natural"}, "d87509c1b023555e"),
+    "shards": ({"scheme": "shards", "classes_per_client": 3}, "a58db9b273e55d9e"),
+}
+
+
+def test_every_scheme_is_kept() -> None:
+    assert sorted(DEALT) == partition.names()
+    streams = [partition.load(name).STREAM for name in partition.names()]
+    assert sorted(streams) == sorted(set(streams))
+
+
+@pytest.mark.parametrize("name", DEALT)
+def test_what_is_dealt_at_a_seed_does_not_change(name: str) -> None:
+    given, kept = DEALT[name]
+    natural = np.arange(200) * 7 % 13
+    assert digest(partition.split(UNEVEN, 5, given, 3, natural)) == kept
+
+
+def test_what_is_held_out_at_a_seed_does_not_change() -> None:
+    kept, held = partition.hold_out([np.arange(0, 50), np.arange(50, 53), np.array([60])], 0.2, 3)
+    assert digest([*kept, held]) == "4ca092130687c512"
+
+
+def test_schemes_draw_apart_though_the_seed_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine, asked = np.random.default_rng, []
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: asked.append(seed) or genuine(seed))
+    for name in ("dirichlet", "shards"):
+        partition.split(UNEVEN, 5, {"scheme": name}, 3)
+    assert asked == [[3, 1], [3, 2]]
+    asked.clear()
+    partition.hold_out([np.arange(5), np.arange(5, 9)], 0.5, 3)
+    assert asked == [[3, 0, 1], [3, 1, 1]]
+
+
+class Drawn:
+    """A generator whose draws are given: classes in their order, and these shares."""
+
+    def __init__(self, *shares: list[float]) -> None:
+        self.shares = list(shares)
+
+    def permutation(self, x: np.ndarray | int) -> np.ndarray:
+        return np.arange(x) if isinstance(x, int) else x
+
+    def dirichlet(self, alpha: np.ndarray, size: int) -> np.ndarray:
+        assert alpha.tolist() == [0.5, 0.5, 0.5] and size == 1
+        return np.array([self.shares.pop(0)])
+
+
+def test_shares_are_cut_at_the_nearest_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven samples of one class at 0.35 and 0.35 + 0.3: cut at 2.45 and 4.55, so after 2 and 5. The first draw leaves
+    the second client with nothing, and so is drawn again."""
+    monkeypatch.setattr(np.random, "default_rng", lambda _: Drawn([0.5, 0.01, 0.49], [0.35, 0.3, 0.35]))
+    parts = partition.split(np.zeros(7, dtype=int), 3, {"scheme": "dirichlet", "alpha": 0.5}, 0)
+    assert [part.tolist() for part in parts] == [[0, 1], [2, 3, 4], [5, 6]]
+
+
+def test_which_class_has_the_extra_shard_is_drawn() -> None:
+    """Of 4 shards of 3 classes one class has two, which halves its samples."""
+    targets = np.repeat([0, 1, 2], 20)
+    halved = set()
+    for seed in range(30):
+        parts = partition.split(targets, 4, {"scheme": "shards", "classes_per_client": 1}, seed)
+        sizes = {int(targets[part[0]]): len(part) for part in parts}
+        assert sorted(len(part) for part in parts) == [10, 10, 20, 20]
+        halved |= {label for label, size in sizes.items() if size == 10}
+    assert halved == {0, 1, 2}
+
+
+@pytest.mark.parametrize("chosen", [{"scheme": "dirichlet", "alpha": 0.5}, {"scheme": "shards"}])
+def test_of_a_class_any_client_has_any_of_its_samples(chosen: dict[str, object]) -> None:
+    """A class is shuffled before it is cut: else a client had neighbours."""
+    parts = partition.split(
+        np.zeros(100, dtype=int) if chosen["scheme"] == "dirichlet" else balanced(2, 50), 2, chosen, 1
+    )
+    assert any((np.diff(part) > 1).any() for part in parts if len(part) > 10)
+    assert all(len(set(np.diff(part).tolist())) > 1 for part in parts if len(part) > 20)
+
+
+def test_samples_of_a_class_are_counted_by_client() -> None:
+    counts = partition.count(np.array([0, 2, 2, 1, 0]), [np.array([0, 1, 2]), np.array([3, 4])], 4)
+    assert counts.tolist() == [[1, 0, 2, 0], [1, 1, 0, 0]]
+    text = partition.count(np.array([[0, 2], [1, 1]]), [np.array([1]), np.array([0])], 3)
+    assert text.tolist() == [[0, 2, 0], [1, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, [33] * 3),
+        ({"scheme": "contiguous", "samples_per_client": 20}, [20] * 3),
+        ({"scheme": "dirichlet"}, [33] * 3),
+        ({"scheme": "shards"}, [33] * 3),
+        ({"scheme": "natural"}, None),
+    ],
+)
+def test_sizes_that_the_settings_say(given: dict[str, object], expected: list[int] | None) -> None:
+    assert partition.sizes(given, 3, 100) == expected
+
+
 def test_text_is_not_dealt_by_class() -> None:
     with pytest.raises(ConfigError, match="'shards' is not allowed for text; contiguous or natural"):
         partition.split(np.zeros((12, 100)), 3, {"scheme": "shards"}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "source", "said"),
+    [
+        ({"scheme": "natural"}, {"KIND": "images", "CLASSES": 10}, "'natural' is not allowed; contiguous, dirichlet"),
+        (
+            {"scheme": "shards", "classes_per_client": 4},
+            {"KIND": "images", "CLASSES": 3},
+            "4 is not allowed; at most 3",
+        ),
+        ({"scheme": "dirichlet"}, {"KIND": "text", "CLASSES": 10}, "'dirichlet' is not allowed for text"),
+    ],
+)
+def test_a_data_set_that_cannot_be_dealt_so_is_refused(
+    given: dict[str, object], source: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        partition.check(given, types.SimpleNamespace(**source))  # type: ignore[arg-type]
+    fitting = source | {"NATURAL": True, "KIND": "images", "CLASSES": 4}
+    assert partition.check(given, types.SimpleNamespace(**fitting)).name == given["scheme"]  # type: ignore[arg-type]
 
 
 def test_a_negative_seed_is_refused() -> None:

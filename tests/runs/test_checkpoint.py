@@ -23,7 +23,8 @@ from commands import environment, snakemake_command
 from sweeps import outcome, results
 from torch import nn
 
-from flare import algorithms, cli, simulate
+from flare import algorithms, cli, datasets, simulate
+from flare.algorithms import ffl
 from flare.config import Run, with_defaults
 from flare.errors import ConfigError
 from flare.runs import checkpoint, identity
@@ -94,6 +95,44 @@ def test_a_run_resumed_after_any_round_ends_with_the_same_bits(method: str) -> N
         rounds: list[int] = []
         again, reached = small(method, resume=resume, on_round=lambda round_, _, rounds=rounds: rounds.append(round_))
         assert rounds == list(range(resume["completed"], 6))
+        assert again.to_csv() == history.to_csv() and again.attrs == history.attrs
+        assert all(torch.equal(reached[name], weights[name]) for name in weights)
+
+
+def moving(**changes: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    """FFL on clients that learn one class each: the loss falls, and its keep and its epochs follow."""
+    generator = torch.Generator().manual_seed(5)
+    clients = [(torch.randn(10, 6, generator=generator) + k, torch.full((10,), k, dtype=torch.long)) for k in range(3)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = nn.Linear(6, 3)
+    common = {"test": clients[0], "keep": 0.1, "rounds": 8, "local_epochs": 6, "batch_size": 5, "momentum": 0.0}
+    return simulate(model, clients, method="ffl", learning_rate=0.3, evaluate_every=1, **common, **changes)
+
+
+def test_a_budget_that_moves_is_resumed_from_the_first_rounds_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets: dict[int, tuple[Any, int]] = {}
+    genuine = ffl.METHOD.budget
+    assert genuine
+
+    def budget(task: Any, training_loss: Any) -> Any:
+        told = genuine(task, training_loss)
+        assert budgets.setdefault(task.number, (told.keep, told.local_epochs)) == (told.keep, told.local_epochs)
+        return told
+
+    monkeypatch.setattr(ffl, "METHOD", dataclasses.replace(ffl.METHOD, budget=budget))
+    saved: list[bytes] = []
+
+    def save(state: dict[str, Any]) -> None:
+        file = io.BytesIO()
+        torch.save(state, file)
+        saved.append(file.getvalue())
+
+    history, weights = moving(on_state=save)
+    keeps, epochs = zip(*budgets.values(), strict=True)
+    assert len(set(keeps)) == 8 and keeps[-1] > 1.25 * keeps[0] and epochs[0] == 6 > epochs[-1]
+    for state in saved:
+        again, reached = moving(resume=torch.load(io.BytesIO(state), weights_only=True))
         assert again.to_csv() == history.to_csv() and again.attrs == history.attrs
         assert all(torch.equal(reached[name], weights[name]) for name in weights)
 
@@ -222,7 +261,7 @@ def test_a_resumed_run_goes_on_and_says_so(
     assert outcome(tmp_path) == reference and not (tmp_path / checkpoint.NAME).exists()
 
 
-@pytest.mark.parametrize("change", ["code", "settings", "torn"])
+@pytest.mark.parametrize("change", ["code", "data", "settings", "torn"])
 def test_a_checkpoint_of_something_else_is_set_aside_in_one_line(
     change: str,
     data: Path,
@@ -236,6 +275,15 @@ def test_a_checkpoint_of_something_else_is_set_aside_in_one_line(
     if change == "code":
         monkeypatch.setattr(identity, "code_digest", lambda names: "0")
         problem = "made with other code"
+    elif change == "data":
+        genuine = datasets.read_manifest
+
+        def other(dataset: str, folder: Path) -> dict[str, Any]:
+            manifest = genuine(dataset, folder)
+            return manifest | {"files": manifest["files"] | {"more.npz": {"sha256": "0"}}}
+
+        monkeypatch.setattr(datasets, "read_manifest", other)
+        problem = "made with other data"
     elif change == "settings":
         run, problem = dataclasses.replace(RUN, learning_rate=0.06, rounds=61), "made with other rounds, learning_rate"
     else:

@@ -197,3 +197,33 @@ def test_what_a_run_takes_from_a_data_sets_file_counts_and_the_rest_of_it_does_n
     assert digest() != plain
     monkeypatch.undo()
     assert digest() == plain
+
+
+def test_the_key_of_a_run_holds_all_that_decides_its_bits(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = identity.key_of(RUN, data, "cpu")
+    fields = {field.name for field in dataclasses.fields(Run)}
+    assert set(key) == fields | {"code", "data", "torch", "numpy", "device"}
+    for name in fields - {"method", "model", "partition", "dataset", "schedule", "probes"}:  # files are named by these
+        other = identity.key_of(dataclasses.replace(RUN, **{name: "another"}), data, "cpu")
+        assert {own for own in key if other[own] != key[own]} <= {name, "code"} and other[name] != key[name], name
+    assert identity.key_of(RUN, data, "cuda:1") == key | {"device": "cuda"}
+    genuine = identity.datasets.read_manifest(RUN.dataset, data)
+    more = genuine | {"files": genuine["files"] | {"more.npz": {}}, "source": "elsewhere"}
+    monkeypatch.setattr(identity.datasets, "read_manifest", lambda *_: more)
+    other = identity.key_of(RUN, data, "cpu")
+    assert {own for own in key if other[own] != key[own]} == {"data"}
+
+
+def test_a_run_is_what_its_flags_say_field_by_field() -> None:
+    """A flag for every field, which is there exactly if the field has another value than its default."""
+    values: dict[str, Any] = {
+        **{"sample_text": 7, "trial": 0, "validation": 0.25, "schedule": {"name": "cosine"}, "probes": ["one", "two"]},
+        **{"engine": "together", "pad_to": 28, "channels": 3, "available": 2, "tuned": {"tau": 0.5}},
+        **{"staleness": True, "tf32": True, "shuffle": True, "double_softmax": True, "method_settings": {"tau": 0.5}},
+    }
+    for field in dataclasses.fields(Run):
+        flag = f"--{field.name.replace('_', '-')}"
+        run = dataclasses.replace(RUN, **{field.name: values.get(field.name, getattr(RUN, field.name))})
+        assert run.flags(field.name).split()[0] == flag
+        if field.name in values and field.name not in ("method_settings",):
+            assert flag not in RUN.flags().split() and flag in run.flags().split()

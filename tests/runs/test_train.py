@@ -23,6 +23,7 @@ import flare
 from flare import cli, datasets, files, models
 from flare.config import Run, with_defaults
 from flare.datasets import partitions as partition
+from flare.engine.api import History
 from flare.engine.network import double_softmax
 from flare.errors import ConfigError
 from flare.models import fc
@@ -77,6 +78,41 @@ def test_the_files_of_a_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert again["result_hash"] == summary["result_hash"]
     other = train.train(dataclasses.replace(RUN, seed=4), data=data, output=tmp_path / "other", wandb="disabled")
     assert other["result_hash"] != summary["result_hash"]
+
+
+def test_the_best_evaluation_is_not_the_last(tmp_path: Path) -> None:
+    """A record of three evaluations by hand: every number of run.json is the one that its name says."""
+    columns = ("round", "uplink_bits", "downlink_bits", "train_loss", "test_loss", "test_accuracy")
+    values = [(0, 10, 30, 2.5, 2.25, 0.25), (2, 20, 60, 1.5, 1.25, 0.75), (4, 40, 90, 1.75, 1.5, 0.5)]
+    ended: dict[str, object] = {"status": "finished", "diverged_round": None, "rounds": 5, "uplink_bits": 50}
+    ended |= {"downlink_bits": 99, "dense_bits": 400, "parameters": 17, "engine": "together"}
+    history = History(columns, [dict(zip(columns, row, strict=True)) for row in values], ended)
+    weights = {"b": torch.tensor([1.0, 2.0]), "a": torch.tensor([3.0])}
+    run = dataclasses.replace(RUN, tuned={"tau": 0.3}, validation=None, trial=None)
+    found = record.write_run(tmp_path, run, history, weights, wall_seconds=1.23456, device="cuda", threads=3)
+    rows = [f"e,digits,fc,flare,5e-2,2,3,{','.join(map(repr, row))}\n" for row in values]
+    header = ",".join(["experiment,dataset,model,method,keep,local_epochs,seed", *columns])
+    content = "".join([f"{header}\n", *rows]).encode()
+    assert (tmp_path / "rounds.csv").read_bytes() == content
+    digest = hashlib.sha256(content)
+    for name in ("a", "b"):
+        digest.update(name.encode() + weights[name].numpy().tobytes())
+    assert {name: found[name] for name in found if name not in ("versions", "git_commit", "config")} == {
+        **{"experiment": "e", "dataset": "digits", "model": "fc", "method": "flare", "keep": "5e-2"},
+        **{"local_epochs": 2, "seed": 3, "tuned": True, "study": run.cell, "evaluated_on": "test"},
+        **{"status": "finished", "diverged_round": None, "rounds": 5, "final_accuracy": 0.5, "best_accuracy": 0.75},
+        **{"final_loss": 1.5, "uplink_bits": 50, "downlink_bits": 99, "compression": 8.0, "parameters": 17},
+        **{"wall_seconds": 1.235, "device": "cuda", "threads": 3, "engine": "together"},
+        "result_hash": digest.hexdigest(),
+    }
+    assert json.loads((tmp_path / "run.json").read_text()) == json.loads(json.dumps(found))
+    # A trial reports nothing of its own, and is measured on what was held out; nothing sent is no compression.
+    trial = dataclasses.replace(run, trial=4, validation=0.2)
+    none = History(columns, [], ended | {"status": "diverged", "diverged_round": 0, "rounds": 0, "uplink_bits": 0})
+    lost = record.write_run(tmp_path, trial, none, weights, wall_seconds=1, device="cpu", threads=1)
+    assert (lost["tuned"], lost["study"], lost["evaluated_on"]) == (False, run.cell, "validation")
+    assert [lost[name] for name in ("final_accuracy", "best_accuracy", "final_loss", "compression")] == [None] * 4
+    assert record.write_run(tmp_path, RUN, none, weights, wall_seconds=1, device="cpu", threads=1)["study"] is None
 
 
 @pytest.mark.parametrize(

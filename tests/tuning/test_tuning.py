@@ -446,6 +446,45 @@ def test_one_process_prunes_goes_on_after_interruption_and_ends_the_same(tmp_pat
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.parametrize("objective", ["accuracy", "loss"])
+def test_what_the_pruner_is_told_is_the_mean_over_the_seeds_so_far(objective: str, tmp_path: Path) -> None:
+    """Three seeds of very different levels, of three rounds each: told in steps 0 to 8, at 1, at 3, and 1 / 2 / 3."""
+    study = study_of(mode="single", seeds=[7, 8, 9], batches=1, trials=1, objective=objective)
+    rounds = study.run.rounds
+    levels = {7: (0.1, 0.2, 0.3), 8: (0.7, 0.8, 0.9), 9: (0.4, 0.5, 0.6)}
+
+    def train(run: Run, *, output: Path, on_evaluate: Any) -> dict[str, Any]:
+        for round_, value in enumerate(levels[run.seed]):
+            on_evaluate({"round": round_, "test_accuracy": value, "test_loss": value})
+        return {"status": "finished", "final_accuracy": levels[run.seed][-1], "final_loss": levels[run.seed][-1]}
+
+    single.tune(study, tmp_path, train)
+    told = json.loads(next(tmp_path.rglob("trial.json")).read_text())
+    means = [0.1, 0.2, 0.3, (0.3 + 0.7) / 2, (0.3 + 0.8) / 2, (0.3 + 0.9) / 2]
+    means += [(0.3 + 0.9 + value) / 3 for value in levels[9]]
+    steps = [place * rounds + round_ for place in range(3) for round_ in range(3)]
+    assert {int(step): value for step, value in told["reports"].items()} == pytest.approx(
+        dict(zip(steps, means, strict=True))
+    )
+    assert told["state"] == "complete" and told["measured"] == {"7": 0.3, "8": 0.9, "9": 0.6}
+
+
+OTHERS = {
+    **{"space": {"tau": {"log": [1e-3, 1]}}, "seeds": [7], "batches": 5, "trials": 5, "validation": 0.3},
+    **{"objective": "loss", "mode": "single", "seed": 9},
+}
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Study)])
+def test_every_field_of_a_study_is_in_its_digest_and_its_flags(field: str) -> None:
+    study = study_of(seeds=[7, 8], seed=3)
+    value = dataclasses.replace(study.run, batch_size=21) if field == "run" else OTHERS[field]
+    other = dataclasses.replace(study, **{field: value})
+    assert other.digest != study.digest and other.flags() != study.flags()
+    # What is proposed for a batch does not depend on how many batches there are, or where they are carried out.
+    assert (other.flags(whole=False) == study.flags(whole=False)) == (field in ("batches", "mode"))
+
+
 def test_one_process_begins_anew_where_the_objective_the_code_or_the_data_changed(tmp_path: Path) -> None:
     study = study_of(mode="single", seeds=[7, 8], batches=2, trials=4)
 
