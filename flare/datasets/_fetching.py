@@ -104,5 +104,5 @@ def run(command: list[str], folder: Path, limit: float = 300.0) -> None:
         raise DataError(f"{' '.join(command)}: not done within {limit:g} s") from None
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
-        errors = [line for line in lines if line.startswith(("E:", "ERROR:"))]
+        errors = [line for line in lines if line.startswith(("E:", "ERROR:", "npm error", "npm ERR!"))]
         raise DataError(f"{' '.join(command)}: {(errors or lines)[-1]}") from None

@@ -99,7 +99,8 @@ def fetch(name: str, folder: Path, pins: Mapping[str, str], sources: Iterable[So
                     continue
                 if place.is_relative_to(scratch):
                     for file in pins:
-                        keep(place / f"{file}.gz", folder / "raw")
+                        packed = place / f"{file}.gz"
+                        keep(packed if packed.is_file() else place / file, folder / "raw")
                 return _split(contents, "train", title), _split(contents, "test", title)
     raise no_source(name, tried, f"the four files ({FILES['train'][0]}.gz and so on)", folder)
 

