@@ -91,7 +91,7 @@ def test_every_import_is_declared(place: str) -> None:
                 imported |= {alias.name.split(".")[0]: path.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported[node.module.split(".")[0]] = path.name
-    own = {"flare", "tests", *(path.stem for path in files)}
+    own = {"flare", "tests", *(path.stem for path in (*files, *python_files(ROOT / "tools")))}
     homes = importlib.metadata.packages_distributions()
     declared = {canonicalize_name(Requirement(line).name) for line in requirements(*extras)}
     undeclared = {
