@@ -104,7 +104,7 @@ def places_of(monkeypatch: pytest.MonkeyPatch) -> dict[int, np.ndarray]:
 def agree(case: Case, participants: Any, together: bool, monkeypatch: Any, module: nn.Module | None = None) -> None:
     start, clients = problem(seed=21)
     drawn = places_of(monkeypatch)
-    # Of scafcom an entry without a gradient cancels, to 0 or to rounding, and is counted or not; no linear layer has one.
+    # Of scafcom an entry without a gradient cancels, to 0 or to rounding, counted or not; linear layers have none.
     model = Mlp(relu=not (case.method == "scafcom" and case.keep == 1))
     more = {"module": network(start, model.relu) if module is None else module}
     seen, history = simulate(case, participants, together, start, clients, **more)
