@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import sys
 from pathlib import Path
@@ -199,3 +200,15 @@ def test_what_a_run_takes_from_a_data_sets_file_counts_and_the_rest_of_it_does_n
     assert digest() != plain
     monkeypatch.undo()
     assert digest() == plain
+
+
+def test_a_servers_step_counts_where_there_is_one_and_a_methods_check_never() -> None:
+    stepping = dataclasses.replace(RUN, server={"optimizer": "sgd"})
+    assert set(identity.sources(stepping)) - set(identity.sources(RUN)) == {"engine/server"}
+
+    def meaning(text: str) -> str:
+        return ast.dump(identity._Meaning().visit(ast.parse(text)))
+
+    check = "def check(settings, training):\n    return {!r}\n"
+    assert meaning(check.format("one")) == meaning(check.format("another"))
+    assert meaning("def look(settings):\n    return 1\n") != meaning("def look(settings):\n    return 2\n")
