@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flare.columns import COSTS, IDENTITY, ROUNDS, RUNS
+from flare.config.run import NESTED
 from flare.errors import DataError, shown
 from flare.runs.record import settings_digest
 
@@ -137,6 +138,8 @@ def _without_availability(settings: Mapping[str, Any]) -> str:
         for key, value in settings.items()
         if key not in ("experiment", "seed", "available", "tuned", "method_settings", *tuned)
     }
+    inside = settings.get(NESTED) or {}
+    others[NESTED] = {key: value for key, value in inside.items() if f"{NESTED}.{key}" not in tuned}
     own = {key: value for key, value in (settings.get("method_settings") or {}).items() if key not in tuned}
     return json.dumps([others, own, tuned], sort_keys=True)
 

@@ -272,7 +272,7 @@ def _study(chosen: argparse.Namespace) -> Study:
     run = configuration.with_defaults(Run(**given | {"seed": 0}))
     configuration.check_run(run)
     method = algorithms.load(run.method)
-    space = check_ranges("--space", readers.settings("--space", chosen.space), method.settings)
+    space = check_ranges("--space", readers.settings("--space", chosen.space), method.settings, run.server)
     choose("--objective", chosen.objective, levels.OBJECTIVES)
     choose("--mode", chosen.mode, levels.MODES)
     names = ("seeds", "batches", "trials", "validation", "objective", "mode")

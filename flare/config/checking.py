@@ -7,17 +7,20 @@ import itertools
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from flare import algorithms, models
+from flare.config.key import allowed
 from flare.config.levels import arranged
-from flare.config.ranges import check_ranges, check_tuning, split
+from flare.config.ranges import check_ranges, check_tuning, overrides, split
 from flare.config.reading import DEPTH, read
-from flare.config.run import AXES, OVERRIDES, Run
+from flare.config.run import AXES, NESTED, Run
 from flare.config.schema import refusal
+from flare.engine.server import check as check_server
+from flare.engine.server import is_today
 from flare.errors import ConfigError, choose, shown
 from flare.settings import check_keep, check_settings
 
@@ -160,11 +163,45 @@ def _check_method(where: str, experiment: Mapping[str, Any], name: str, settings
     choose(f"{where}.methods", name, algorithms.names())
     method = algorithms.load(name)
     literal, ranges = split(settings)
-    check_ranges(f"{where}.methods.{name}", ranges, method.settings)
-    own = {key: value for key, value in literal.items() if key not in OVERRIDES}
-    check_settings(method.settings, own, f"{where}.methods.{name}")
+    _check_server(f"{where}.methods.{name}", literal)
+    ranges = check_ranges(f"{where}.methods.{name}", ranges, method.settings, literal.get(NESTED))
+    own = {key: value for key, value in literal.items() if key not in overrides(name)}
+    found = check_settings(method.settings, own, f"{where}.methods.{name}")
+    for given in _together(found, ranges):
+        for training in _trainings(experiment, name, literal, ranges):
+            algorithms.check(name, given, training, f"{where}.methods.{name}: ")
     if not method.dense and not experiment.get("keep"):
         raise ConfigError(f"{where}: 'keep' is missing; method {name} compresses, so say which fractions are sent")
+
+
+def _check_server(where: str, literal: Mapping[str, Any]) -> None:
+    """Refuse a method's own server's step that is none."""
+    server = literal.get(NESTED, {})
+    if not isinstance(server, Mapping):
+        raise ConfigError(f"{where}.server: {shown(server)} is not allowed; {allowed(arranged(Run)[NESTED])}")
+    try:
+        check_server(server)
+    except ConfigError as problem:
+        raise ConfigError(f"{where}.{problem}") from None
+
+
+def _together(found: Any, ranges: Mapping[str, Any]) -> Iterator[Any]:
+    """The method's settings, and those with each choice or end of a range in its place."""
+    yield found
+    for key, range_ in ranges.items():
+        for value in next(iter(range_.values())) if hasattr(found, key) else ():
+            yield dataclasses.replace(found, **{key: value})
+
+
+def _trainings(
+    experiment: Mapping[str, Any], method: str, literal: Mapping[str, Any], ranges: Mapping[str, Any]
+) -> Iterator[algorithms.Training]:
+    """What the method's own check is told: once for every end of a range of the local momentum."""
+    used = {**experiment, **{key: value for key, value in literal.items() if key in overrides(method)}}
+    stepping = any(key.startswith(f"{NESTED}.") for key in ranges) or not is_today(check_server(used.get(NESTED, {})))
+    tuned = ranges.get("momentum") if "momentum" in overrides(method) else None
+    for momentum in next(iter(tuned.values())) if tuned else [used.get("momentum", Run.momentum)]:
+        yield algorithms.Training(float(momentum), stepping)
 
 
 def check_spelling(key: str, keep: str) -> None:
@@ -206,7 +243,8 @@ def check_run(run: Run) -> None:
     if (run.trial is None) != (run.validation is None):
         raise ConfigError("train: trial, validation: one without the other; a trial is measured on held-out samples")
     own = {field.name: field.default for field in dataclasses.fields(method.settings)} | dict(run.method_settings)
-    own |= {name: getattr(run, name) for name in OVERRIDES}
+    own |= {name: getattr(run, name) for name in overrides(run.method)}
+    own |= {f"{NESTED}.{key}": value for key, value in run.server.items()}
     for key, value in run.tuned.items():
         choose("train: tuned", key, own)
         if value != own[key]:

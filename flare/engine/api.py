@@ -17,10 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from flare.algorithms import Training
+from flare.algorithms import check as check_method
 from flare.algorithms import load as load_method
 from flare.columns import HISTORY
 from flare.engine import memory, schedules
 from flare.engine import probes as probing
+from flare.engine import server as server_step
 from flare.engine.base import Engine, Probe
 from flare.engine.choose import choose as choose_engine
 from flare.engine.loop import Hooks, run_rounds
@@ -84,6 +87,7 @@ def simulate_rows(  # noqa: PLR0913, the public signature
     tf32: bool = False,
     schedule: Mapping[str, Any] | None = None,
     probes: Sequence[str] = (),
+    server: Mapping[str, Any] | None = None,
 ) -> tuple[History, dict[str, Tensor]]:
     """Run federated training of `model` and return its history and the final server weights.
 
@@ -115,6 +119,9 @@ def simulate_rows(  # noqa: PLR0913, the public signature
     tf32: let a GPU round the factors of products and convolutions to TF32; the settings of torch are left as they were.
     schedule: {"name": a file of flare/engine/schedules, and its own settings}: what changes from round to round.
     probes: names of files of flare/engine/probes: what else is measured, in columns of their own.
+    server: the server's step in the place of adding the mean g of what the clients contribute (flare.engine.server):
+        {"optimizer": "sgd", "learning_rate": s, "momentum": b}, or "adam" with beta1, beta2 and epsilon. Every method
+        takes it, except those whose server has a step of its own.
 
     The history has one row per evaluation: round (from 0), uplink_bits and downlink_bits (sums over clients and
     rounds so far), train_loss (mean over clients of their mean batch loss in that round), test_loss, test_accuracy.
@@ -128,6 +135,8 @@ def simulate_rows(  # noqa: PLR0913, the public signature
     choose("fidelity", fidelity, FIDELITIES)
     fraction = None if chosen.dense else check_keep(keep)
     _check_numbers(rounds, local_epochs, batch_size, evaluate_every, seed, learning_rate, momentum)
+    stepping = server_step.check(server or {})
+    check_method(method, own, Training(momentum, not server_step.is_today(stepping)), f"method {method}: ")
     adjusting = schedules.check(schedule or {})
     measuring = [probing.load(name) for name in probing.check([*(["staleness"] if staleness else []), *probes])]
     _check_data(model, clients, test)
@@ -142,7 +151,7 @@ def simulate_rows(  # noqa: PLR0913, the public signature
         del model
         memory.trim()  # if nobody else holds the model, its weights are not in memory twice
         plan = Plan(
-            chosen,
+            server_step.with_step(chosen, stepping),
             own,
             network.layout,
             [len(targets) for _, targets in network.clients],

@@ -103,7 +103,7 @@ def run(
         "local_epochs": 2,
         "batch_size": 2,
         "learning_rate": 0.1,
-        "momentum": 0.5,
+        "momentum": 0 if method in ("dgc", "scafcom") else 0.5,
         "evaluate_every": 1,
     }
     return simulate(model or linear(), clients, method=method, **(arguments | changes))

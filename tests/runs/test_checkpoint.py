@@ -69,7 +69,7 @@ def small(method: str, **changes: Any) -> tuple[Any, dict[str, torch.Tensor]]:
         "local_epochs": 2,
         "batch_size": 4,
         "learning_rate": 0.1,
-        "momentum": 0.5,
+        "momentum": 0 if method in ("dgc", "scafcom") else 0.5,
         "available": 3,
         "evaluate_every": 2,
         "seed": 3,

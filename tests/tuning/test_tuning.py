@@ -27,6 +27,7 @@ from flare.config import Run
 from flare.datasets import partitions as partition
 from flare.errors import ConfigError, DataError
 from flare.runs import checkpoint, identity, train
+from flare.runs.record import settings_digest
 from flare.tuning import single, tables
 from flare.tuning.conclude import best as best_of
 from flare.tuning.conclude import conclude, edges, importances, read, warning
@@ -675,3 +676,34 @@ def test_a_failing_trial_is_retried_and_then_says_how_to_see_why(
         env=environment(PYTHONPATH=str(ROOT)),
     )
     assert again.returncode == 2 and "validation: 0.2 is not allowed" in again.stderr
+
+
+def test_a_setting_of_the_servers_step_is_tuned_like_any_other() -> None:
+    """It is open in the run and its digest, and a trial fills it in; dgc's momentum is its own."""
+    experiment: dict[str, Any] = {"dataset": "digits", "model": "fc", "clients": 2, "rounds": 1, "batch_size": 9}
+    experiment |= {"learning_rate": 0.1, "keep": ["0.5"], "seeds": [1], "tuning": {"seeds": [5]}}
+    server = {"optimizer": "sgd", "momentum": 0.5, "learning_rate": {"log": [0.1, 10]}}
+    experiment["methods"] = {
+        "topk": {"server": server, "learning_rate": {"log": ["1e-3", 1]}},
+        "dgc": {"momentum": {"linear": [0.0, 0.9]}},
+    }
+    given = {"experiments": {"e": experiment}}
+    config.check(given)
+    topk, dgc = studies(given)
+    assert topk.space == {"learning_rate": {"log": [0.001, 1.0]}, "server.learning_rate": {"log": [0.1, 10.0]}}
+    assert topk.run.server == {"optimizer": "sgd", "momentum": 0.5}
+    assert topk.run.tuned == {"learning_rate": None, "server.learning_rate": None}
+    values = {"learning_rate": 0.02, "server.learning_rate": 3.0}
+    filled = fill(topk.run, values)
+    assert filled.server == {"optimizer": "sgd", "momentum": 0.5, "learning_rate": 3.0}
+    assert filled.learning_rate == 0.02
+    config.check_run(filled)
+    other = fill(topk.run, values | {"server.learning_rate": 4.0})
+    digests = {settings_digest(dataclasses.asdict(run)) for run in (topk.run, filled, other)}
+    assert len(digests) == 1
+    changed = dataclasses.replace(filled, server={**filled.server, "momentum": 0.6})
+    assert settings_digest(dataclasses.asdict(changed)) not in digests
+    assert "--server optimizer=sgd momentum=0.5" in topk.run.flags()
+    (run,) = dgc.runs(0, {"momentum": 0.3})
+    assert (run.momentum, run.method_settings["momentum"]) == (0.0, 0.3)
+    config.check_run(run)
