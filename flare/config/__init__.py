@@ -9,6 +9,7 @@ from flare.config.expand import runs, with_defaults
 from flare.config.reading import parse, read
 from flare.config.run import OVERRIDES, Run, yaml_scalar
 from flare.config.schema import SCHEMA
+from flare.config.written import settle
 
 __all__ = [
     "OVERRIDES",
@@ -23,6 +24,7 @@ __all__ = [
     "parse",
     "read",
     "runs",
+    "settle",
     "with_defaults",
     "yaml_scalar",
 ]

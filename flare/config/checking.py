@@ -18,6 +18,7 @@ from flare.config.ranges import check_ranges, check_tuning, split
 from flare.config.reading import DEPTH, read
 from flare.config.run import AXES, OVERRIDES, Run
 from flare.config.schema import refusal
+from flare.config.written import as_meant
 from flare.errors import ConfigError, choose, shown
 from flare.settings import check_keep, check_settings
 
@@ -30,10 +31,9 @@ CHECKED = {name: field for name, field in arranged(Run).items() if "check" in fi
 
 def load(path: Path) -> dict[str, Any]:
     """Read and check a configuration file."""
-    config = read(path)
+    config: dict[str, Any] = as_meant(read(path))
     check(config, str(path))
-    checked: dict[str, Any] = config
-    return checked
+    return config
 
 
 def check(config: Any, source: str = "config") -> None:

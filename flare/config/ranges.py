@@ -12,7 +12,7 @@ from flare.config.levels import Tuning
 from flare.config.run import OVERRIDES, Run
 from flare.config.schema import is_allowed
 from flare.errors import ConfigError, choose, shown
-from flare.settings import check_settings
+from flare.settings import as_number, check_settings
 
 SCALES = ("log", "linear", "choices")
 # Runs of a study; Snakemake lists them all.
@@ -44,12 +44,9 @@ def check_ranges(where: str, given: Mapping[str, Any], settings: type) -> dict[s
 
 def _check_end(where: str, key: str, value: Any, *, settings: type) -> Any:
     """An end of a range, or a choice, as the setting takes it; ConfigError if it is not allowed as a value."""
-    try:
-        number = float(value) if isinstance(value, str) else value
-    except (ValueError, OverflowError):
-        number = value
+    number = as_number(value, whole=False)
     if key not in OVERRIDES:
-        return getattr(check_settings(settings, {key: number}, where), key)
+        return getattr(check_settings(settings, {key: value}, where), key)
     own = next(field for field in dataclasses.fields(Run) if field.name == key)
     if not is_allowed(own, number):
         raise ConfigError(f"{where}.{key}: {shown(value)} is not allowed; {allowed(own)}")
