@@ -6,10 +6,10 @@ other by name, never this one.
 
 from flare.config.checking import check, check_folders, check_run, check_spelling, check_values, load
 from flare.config.expand import runs, with_defaults
+from flare.config.merged import settle
 from flare.config.reading import parse, read
 from flare.config.run import OVERRIDES, Run, yaml_scalar
 from flare.config.schema import SCHEMA
-from flare.config.written import settle
 
 __all__ = [
     "OVERRIDES",

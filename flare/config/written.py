@@ -8,8 +8,7 @@ and is refused by the check.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -18,7 +17,7 @@ from flare import algorithms, models
 from flare.config.key import item_kind
 from flare.config.levels import Experiment, Sweep, Tuning, keys
 from flare.config.ranges import SCALES
-from flare.config.reading import parse, read
+from flare.config.reading import parse
 from flare.config.run import OVERRIDES, Run
 from flare.errors import ConfigError
 from flare.settings import as_number
@@ -29,41 +28,6 @@ _FIELDS = {field.name: field for field in dataclasses.fields(Run)}
 def as_meant(config: Any, given: Any = None) -> Any:
     """A copy of the configuration with its numbers as numbers. given: the part of it that --config gave, all text."""
     return _level(Sweep, config, given)
-
-
-def settle(config: dict[str, Any], files: Sequence[Path], given: Mapping[str, Any]) -> str:
-    """Make Snakemake's configuration, in place, what its files and --config mean; returns where it comes from, for
-    messages of the check. ConfigError for a file that cannot be read.
-    """
-    contents = [read(file) for file in files]
-    meant = as_meant(config, given)
-    source = " + ".join(map(str, files)) or "config"
-    if given:
-        from flare.config.checking import check  # it reads files with the help of this module
-
-        alone: dict[str, Any] = {}
-        for content in contents:
-            _merge(alone, content)
-        try:
-            check(as_meant(alone))
-            source = "--config"
-        except ConfigError as problem:
-            try:
-                check(meant)
-            except ConfigError as other:
-                source = source if str(problem) == str(other) else f"{source} with --config"
-    config.clear()
-    config.update(meant)
-    return source
-
-
-def _merge(into: dict[str, Any], content: Any) -> None:
-    """Mappings are merged, and of anything else the last holds, as Snakemake does it."""
-    for key, value in content.items() if isinstance(content, Mapping) else ():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value
 
 
 def _level(level: type, config: Any, given: Any) -> Any:

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from flare import cli, config
-from flare.config.written import as_meant, settle
+from flare.config.merged import settle
+from flare.config.written import as_meant
 from flare.errors import ConfigError
 
 TINY = """
