@@ -39,6 +39,7 @@ localrules:
     tables,
     figures,
     fetch,
+    merge,
     tabulate,
     count_labels,
     plot,

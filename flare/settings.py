@@ -35,6 +35,17 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
+def as_number(value: Any, *, whole: bool) -> Any:
+    """The number that text like 5e-2 or 1e3 stands for, which YAML 1.1 reads as text; anything else as it is.
+
+    whole: 1e3 is the whole number 1000.
+    """
+    if not isinstance(value, str) or not re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]{1,4}", value):
+        return value
+    number = float(value)
+    return int(number) if whole and abs(number) <= 1e15 and number == int(number) else number
+
+
 def setting(
     default: Any,
     *,
@@ -98,6 +109,7 @@ def _check_value(key: str, value: Any, field: dataclasses.Field[Any]) -> Any:
         allowed += f", or {' or '.join(words)}"
     if value in words and isinstance(value, str):
         return value
+    value = as_number(value, whole=kind is int) if kind in (int, float) else value
     right_type = {
         int: isinstance(value, int) and not isinstance(value, bool),
         float: is_number(value),

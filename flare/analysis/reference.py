@@ -167,8 +167,8 @@ def _markdown(table: pd.DataFrame) -> str:
         "| :-- | :-- | :-- | --: | :-- | --: | --: | :-- | --: | :-- |",
     ]
     for row in table.to_dict("records"):
-        half = "" if row["n"] < 2 else f" ± {100 * (row['final_accuracy_high'] - row['final_accuracy']):.2f}"
-        ours = f"{100 * row['final_accuracy']:.2f}{half}" if row["n"] else "diverged"
+        names = ("n", "final_accuracy", "final_accuracy_low", "final_accuracy_high")
+        ours = text.accuracy_in_words(*(row[name] for name in names))
         theirs = f"{100 * float(row['reference_accuracy']):.2f}" if row["reference_accuracy"] else ""
         verdict = f"{row['comparable']}: {row['differs']}" if row["differs"] else row["comparable"] or "no such cell"
         words = [row["experiment"], row["method"], row["keep"], row["local_epochs"], row["dataset"], ours, row["n"]]

@@ -13,6 +13,8 @@ from scipy.special import stdtrit
 from flare.analysis.level import LEVEL
 
 RESAMPLES = 10_000
+# Of fewer than so many seeds people are shown the seeds themselves.
+FEWEST = 3
 
 
 def t_interval(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
@@ -25,6 +27,13 @@ def t_interval(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFr
     n, mean = groups.count(), groups.mean()
     half = stdtrit(n - 1.0, (1 + LEVEL) / 2) * groups.std() / n**0.5
     return pd.DataFrame({"n": n, "mean": mean, "low": mean - half, "high": mean + half})
+
+
+def shown_interval(frame: pd.DataFrame, by: Sequence[str], column: str, most: float = math.inf) -> pd.DataFrame:
+    """`t_interval` as a figure shows it: none of fewer than FEWEST, whose t is 12.7, and none beyond 0 and `most`."""
+    found = t_interval(frame, by, column)
+    limits = found[["low", "high"]].clip(0, most).where(found["n"] >= FEWEST)
+    return found.assign(low=limits["low"], high=limits["high"])
 
 
 def resampled_means(values: pd.Series[float]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
+from scipy.special import stdtrit
 
 from flare.analysis.level import LEVEL, percent
 from flare.runs.record import size
@@ -39,15 +40,27 @@ def latex(people: pd.DataFrame, columns: str, notes: Sequence[str] = ()) -> str:
     return "% Needs \\usepackage{booktabs}.\n" + table
 
 
+def accuracy_in_words(n: int, mean: float, low: float, high: float) -> str:
+    """A mean over n seeds, in percent, with the half-width of its t-interval if it lies within 0 to 100 %, else with
+    the limits that do. Of two seeds these themselves: their interval is 12.7 times as wide as they are apart.
+    """
+    if not n:
+        return "diverged"
+    said = f"{100 * mean:.2f}"
+    if n == 2:
+        apart = (high - mean) / stdtrit(1.0, (1 + LEVEL) / 2)
+        return f"{said} ({100 * (mean - apart):.2f}, {100 * (mean + apart):.2f})"
+    if n > 2 and low >= 0 and high <= 1:
+        return f"{said} ± {100 * (high - mean):.2f}"
+    return f"{said} ({100 * max(low, 0):.2f} to {100 * min(high, 1):.2f})" if n > 2 else said
+
+
 def summary_as_text(summary: pd.DataFrame) -> pd.DataFrame:
     """The summary as text: accuracies in percent, sizes in bytes; "diverged" if no run finished."""
 
     def accuracy(name: str) -> list[str]:
-        texts = []
-        for n, mean, high in zip(summary["n"], summary[name], summary[f"{name}_high"], strict=True):
-            half = f" ± {100 * (high - mean):.2f}" if n > 1 else ""
-            texts.append(f"{100 * mean:.2f}{half}" if n else "diverged")
-        return texts
+        columns = (summary[column] for column in ("n", name, f"{name}_low", f"{name}_high"))
+        return [accuracy_in_words(*row) for row in zip(*columns, strict=True)]
 
     def times(value: float) -> str:
         return NONE if pd.isna(value) else f"{value:,.0f}{TIMES}" if value >= 99.95 else f"{value:.3g}{TIMES}"
@@ -100,7 +113,7 @@ def show(summary: pd.DataFrame) -> str:
         lines.extend(line(row) for row in group.itertuples(index=False))
     lines.append(
         f"accuracy: final and best on the test set, mean ± half-width of the {percent(LEVEL)} t-interval over the n"
-        " finished runs"
+        " finished runs; (a to b): its limits, if one is beyond 0 to 100 %; (a, b): two runs"
     )
     return "\n".join(lines)
 

@@ -87,11 +87,9 @@ def export_studies(chosen: argparse.Namespace) -> None:
 
 
 def add_show(commands: Commands) -> None:
-    """show [RESULTS]"""
+    """show [RESULTS | CONFIG | --config CONFIG]"""
     parser = commands.add_parser("show", help="print the summary table, and what tuning found")
-    parser.add_argument(
-        "results", nargs="?", type=Path, default=Path("results"), help="their folder, or the sweep's configuration"
-    )
+    readers.add_config(parser, "results", "their folder (default: results), or the sweep's configuration")
     parser.set_defaults(command=show)
 
 
@@ -100,8 +98,8 @@ def show(chosen: argparse.Namespace) -> None:
     from flare.analysis import tables
     from flare.tuning import tables as studies
 
-    results = chosen.results
-    if results.is_file():
+    results = readers.config_of(chosen, "results") or Path("results")
+    if results.is_file() or chosen.named:
         results = Path(configuration.load(results).get("results", "results"))
     print(tables.show(results / "tables"))
     if (tuned := results / "tables/studies.csv").exists():
@@ -171,11 +169,11 @@ def compare(chosen: argparse.Namespace) -> None:
 
 
 def add_verify(commands: Commands) -> None:
-    """verify [--config FILE] [--results FOLDER] [--data FOLDER] [--sample N] [--seed N]"""
+    """verify [CONFIG | --config CONFIG] [--results FOLDER] [--data FOLDER] [--sample N] [--seed N]"""
     parser = commands.add_parser(
         "verify", help="repeat a random sample of the finished runs and compare what they give"
     )
-    parser.add_argument("--config", type=Path, help="the sweep's configuration, which says where both folders are")
+    readers.add_config(parser, words="the sweep's configuration: of its runs, and it says where both folders are")
     parser.add_argument("--results", type=Path, help="folder of the results (default: results)")
     parser.add_argument("--data", type=Path, help="folder of the data sets (default: data)")
     parser.add_argument("--sample", type=readers.whole(), default=3, help="how many (default: 3)")
@@ -187,10 +185,12 @@ def verify(chosen: argparse.Namespace) -> bool:
     """Repeat a random sample of the finished runs; True, which is exit code 1, if one gives something else."""
     from flare.analysis import verify as verification
 
-    config = configuration.load(chosen.config) if chosen.config else {}
+    file = readers.config_of(chosen)
+    config = configuration.load(file) if file else {}
+    among = [run.folder for run in configuration.runs(config)] if file else None
     results = chosen.results or Path(config.get("results", "results"))
     data = chosen.data or Path(config.get("data", "data"))
-    return not verification.verify(results, data, chosen.sample, chosen.seed)
+    return not verification.verify(results, data, chosen.sample, chosen.seed, among)
 
 
 # ---- what the commands share ----------------------------------------------------------------------------------------

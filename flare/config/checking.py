@@ -19,6 +19,7 @@ from flare.config.ranges import check_ranges, check_tuning, overrides, split
 from flare.config.reading import DEPTH, read
 from flare.config.run import AXES, NESTED, Run
 from flare.config.schema import refusal
+from flare.config.written import as_meant
 from flare.engine.server import check as check_server
 from flare.engine.server import is_today
 from flare.errors import ConfigError, choose, shown
@@ -33,10 +34,9 @@ CHECKED = {name: field for name, field in arranged(Run).items() if "check" in fi
 
 def load(path: Path) -> dict[str, Any]:
     """Read and check a configuration file."""
-    config = read(path)
+    config: dict[str, Any] = as_meant(read(path))
     check(config, str(path))
-    checked: dict[str, Any] = config
-    return checked
+    return config
 
 
 def check(config: Any, source: str = "config") -> None:
@@ -69,7 +69,9 @@ def _check_folder(key: str, folder: str) -> None:
 
 
 def check_folders(config: Mapping[str, Any], source: str = "config") -> None:
-    """Raise ConfigError if something on the disk is in the way of the folders of a checked configuration."""
+    """Raise ConfigError if something on the disk is in the way of the folders of a checked configuration, or if a data
+    set that is there cannot be dealt as it asks.
+    """
     for key in ("data", "results"):
         folder = Path(config.get(key, key))
         for path in (folder, *folder.parents):
@@ -84,6 +86,25 @@ def check_folders(config: Mapping[str, Any], source: str = "config") -> None:
             if problem:
                 raise ConfigError(f"{source}: {key}: {str(folder)!r} is not allowed, as {path} is {problem}; a folder")
             break
+    check_splits(config, source)
+
+
+def check_splits(config: Mapping[str, Any], source: str = "config") -> None:
+    """Raise ConfigError if a data set that is there cannot be dealt as a checked configuration asks."""
+    from flare import datasets
+    from flare.datasets import partitions
+
+    for name, experiment in config["experiments"].items():
+        try:
+            manifest = datasets.read_manifest(experiment["dataset"], Path(config.get("data", "data")))
+            samples = int(manifest["files"]["train.npz"]["shapes"]["targets"][0])
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # not fetched yet, or not whole, which its reader says
+        own = datasets.module(experiment["dataset"])
+        try:
+            partitions.check_dealt(experiment.get("partition", {}), experiment["clients"], samples, own.CLASSES)
+        except ConfigError as problem:
+            raise ConfigError(f"{source}: experiments.{name}.{problem}") from None
 
 
 def check_values(config: Any) -> None:

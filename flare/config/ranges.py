@@ -14,7 +14,7 @@ from flare.config.run import NESTED, OVERRIDES, Run
 from flare.config.schema import is_allowed
 from flare.engine.server import check as check_server
 from flare.errors import ConfigError, choose, shown
-from flare.settings import check_settings
+from flare.settings import as_number, check_settings
 
 SCALES = ("log", "linear", "choices")
 # Runs of a study; Snakemake lists them all.
@@ -61,19 +61,11 @@ def check_ranges(
     }
 
 
-def _number(value: Any) -> Any:
-    """A text that says a number as that number."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except (ValueError, OverflowError):
-        return value
-
-
 def _check_inside(where: str, key: str, value: Any, *, server: Mapping[str, Any]) -> Any:
     """As `_check_end`, of a setting of the server's step."""
     name = key.removeprefix(f"{NESTED}.")
     try:
-        step = check_server({**server, name: _number(value)})
+        step = check_server({**server, name: as_number(value, whole=False)})
     except ConfigError as problem:
         raise ConfigError(f"{where}.{problem}") from None
     return value if name == "optimizer" else getattr(step, name)
@@ -81,9 +73,9 @@ def _check_inside(where: str, key: str, value: Any, *, server: Mapping[str, Any]
 
 def _check_end(where: str, key: str, value: Any, *, settings: type) -> Any:
     """An end of a range, or a choice, as the setting takes it; ConfigError if it is not allowed as a value."""
-    number = _number(value)
+    number = as_number(value, whole=False)
     if key not in OVERRIDES or key in {field.name for field in dataclasses.fields(settings)}:
-        return getattr(check_settings(settings, {key: number}, where), key)
+        return getattr(check_settings(settings, {key: value}, where), key)
     own = next(field for field in dataclasses.fields(Run) if field.name == key)
     if not is_allowed(own, number):
         raise ConfigError(f"{where}.{key}: {shown(value)} is not allowed; {allowed(own)}")

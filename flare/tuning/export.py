@@ -70,6 +70,8 @@ def _fill(storage: BaseStorage, folders: Sequence[Path]) -> None:
             study.set_user_attr(name, about[name])
         for trial in trials:
             frozen = to_optuna(about["space"], trial)
+            if trial.state == "diverged":  # nobody stopped it; to the sampler, which ignores failures, it is pruned
+                frozen.state = optuna.trial.TrialState.FAIL
             frozen.datetime_start, frozen.datetime_complete = _when(folder, about, trial.number)
             study.add_trial(frozen)
 

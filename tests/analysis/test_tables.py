@@ -519,3 +519,32 @@ def test_trials_of_studies_become_one_table(tmp_path: Path) -> None:
     (folders[1] / "study.json").unlink()
     with pytest.raises(DataError, match=r"1e-3: not a study that is over: .*study\.json"):
         gather_trials(folders, tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("finals", "said"),
+    [
+        ([0.8], "80.00"),
+        # 12.7 times half their distance says nothing of two: they stand there themselves.
+        ([0.2, 0.8], "50.00 (20.00, 80.00)"),
+        ([0.9, 0.9], "90.00 (90.00, 90.00)"),
+        ([0.80, 0.82, 0.87], "83.00 ± 8.96"),
+        # s = 0.0416333, times 4.302653 / sqrt(3): 0.1034219, so from 0.8532448 to beyond 1.
+        ([0.91, 0.97, 0.99], "95.67 (85.32 to 100.00)"),
+        ([0.01, 0.03, 0.09], "4.33 (0.00 to 14.68)"),
+    ],
+)
+def test_no_interval_is_wider_than_what_can_be(finals: list[float], said: str, tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path, seed=seed, evaluated=EVALUATED, accuracies=[0.0, final])
+        for seed, final in enumerate(finals, 1)
+    ]
+    summary = summary_of(folders, tmp_path / "tables")
+    for kind in ("md", "tex"):
+        table = (tmp_path / "tables" / f"summary.{kind}").read_text()
+        assert said.replace("±", r"$\pm$" if kind == "tex" else "±") in table
+    assert f"  {said}  " in tables.show(tmp_path / "tables")
+    if len(finals) == 3:  # the numbers themselves are not cut off
+        assert summary["final_accuracy_high"][0] - summary["final_accuracy"][0] == pytest.approx(
+            summary["final_accuracy"][0] - summary["final_accuracy_low"][0]
+        )
