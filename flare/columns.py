@@ -65,6 +65,7 @@ RUNS: Columns = {
     "available": int,
     "family": str,
     "tuned": bool,
+    "late_accuracy": float,
 }
 COSTS: Columns = {**IDENTITY, "wall_seconds": float, "device": str, "threads": int}
 SUMMARY: Columns = {
@@ -80,6 +81,9 @@ SUMMARY: Columns = {
     "final_loss": float,
     "uplink_bits": int,
     "compression": float,
+    "late_accuracy": float,
+    "late_accuracy_low": float,
+    "late_accuracy_high": float,
 }
 
 # The tables of one experiment each: labels/EXPERIMENT.csv and trials/EXPERIMENT.csv.
@@ -137,6 +141,15 @@ CLAIMS: Columns = {
     "verdict": str,
     "reason": str,
     "rule": str,
+    "p": float,
+    "p_signflip": float,
+    "p_holm": float,
+    "won": float,
+    "won_low": float,
+    "won_high": float,
+    "detectable": float,
+    "diverged": int,
+    "verdict_if_chance": str,
 }
 REFERENCE: Columns = {
     **CELL,

@@ -15,7 +15,9 @@ from flare.errors import DataError, shown
 from flare.runs.record import settings_digest
 
 # What a row of a table has that run.json does not: it follows from the run's settings, or from the other runs.
-_DERIVED = ("available", "family")
+_DERIVED = ("available", "family", "late_accuracy")
+# The late accuracy of a run is the mean of so many last evaluations, unless it is said otherwise.
+LATE = 5
 
 
 def expand(pattern: str) -> list[str]:
@@ -31,11 +33,11 @@ def expand(pattern: str) -> list[str]:
     return ["".join(chosen) for chosen in itertools.product(*choices)]
 
 
-def read_run(folder: Path) -> tuple[dict[str, Any], bytes]:
+def read_run(folder: Path, late: int = LATE) -> tuple[dict[str, Any], bytes]:
     """What the tables need of run.json, and rounds.csv; DataError, one line, if something is missing or mixed up.
 
     Beside the columns of RUNS and COSTS: "digest", that of the run's settings; "settings", those of them that a family
-    of experiments shares; "versions", of what decides a run's bits.
+    of experiments shares; "versions", of what decides a run's bits. late: evaluations that its late accuracy is of.
     """
     found, rounds = _read_files(folder)
     settings = found["config"]
@@ -47,7 +49,8 @@ def read_run(folder: Path) -> tuple[dict[str, Any], bytes]:
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise DataError(f"{folder}/run.json: config: not the settings of a run") from None
     _check_record(folder, record)
-    _check_rounds(folder / "rounds.csv", record, rounds)
+    last = _check_rounds(folder / "rounds.csv", record, rounds)[-late:]
+    record["late_accuracy"] = math.fsum(last) / len(last) if last else None
     record["versions"] = found.get("versions")
     return record, rounds
 
@@ -99,8 +102,8 @@ def _fits(value: Any, kind: type) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
-def _check_rounds(path: Path, record: Mapping[str, Any], content: bytes) -> None:
-    """Raise DataError if rounds.csv is not of the run in run.json."""
+def _check_rounds(path: Path, record: Mapping[str, Any], content: bytes) -> list[float]:
+    """The test accuracies of rounds.csv; DataError if it is not of the run in run.json."""
     header, *rows = content.decode(errors="replace").split("\n")
     columns = header.split(",")
     if columns[: len(ROUNDS)] != list(ROUNDS) or not rows or rows.pop():
@@ -108,7 +111,8 @@ def _check_rounds(path: Path, record: Mapping[str, Any], content: bytes) -> None
     identity = [str(record[name]) for name in IDENTITY]
     # Compared as text: parsing a million rows for this would take most of the time.
     start = ",".join(identity) + ","
-    last_round, accuracy, place = -1, math.nan, list(ROUNDS).index("test_accuracy") - len(IDENTITY)
+    last_round, place = -1, list(ROUNDS).index("test_accuracy") - len(IDENTITY)
+    accuracies: list[float] = []
     for number, row in enumerate(rows, 2):
         if not row.startswith(start):
             for name, given, expected in zip(IDENTITY, row.split(","), identity, strict=False):
@@ -118,12 +122,15 @@ def _check_rounds(path: Path, record: Mapping[str, Any], content: bytes) -> None
         try:
             if len(values) != len(columns) - len(IDENTITY) or int(values[0]) <= last_round:
                 raise ValueError
-            last_round, accuracy = int(values[0]), float(values[place] or "nan")
+            last_round = int(values[0])
+            accuracies.append(float(values[place] or "nan"))
         except ValueError:
             raise DataError(f"{path}: line {number}: {len(columns)} values expected, and rounds that ascend") from None
+    accuracy = accuracies[-1] if accuracies else math.nan
     final = math.nan if record["final_accuracy"] is None else record["final_accuracy"]
     if accuracy != final and not (math.isnan(accuracy) and math.isnan(final)):
         raise DataError(f"{path}: its last test_accuracy is {accuracy}, and final_accuracy is {final} in run.json")
+    return accuracies
 
 
 def _without_availability(settings: Mapping[str, Any]) -> str:

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 
 def add_tabulate(commands: Commands) -> None:
-    """tabulate RUNS... [--settings DIGEST...] --output FOLDER"""
+    """tabulate RUNS... [--settings DIGEST...] [--late N] --output FOLDER"""
     parser = commands.add_parser("tabulate", help="make the tables of some runs")
     _add_runs(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder of the tables")
+    parser.add_argument(
+        "--late", type=readers.whole(), default=5, help="last evaluations whose mean is a run's late accuracy (5)"
+    )
     parser.set_defaults(command=tabulate)
 
 
@@ -29,7 +32,7 @@ def tabulate(chosen: argparse.Namespace) -> None:
     from flare.analysis import tables
 
     folders, digests = _runs(chosen)
-    tables.tabulate(folders, chosen.output, digests)
+    tables.tabulate(folders, chosen.output, digests, chosen.late)
 
 
 def add_plot(commands: Commands) -> None:

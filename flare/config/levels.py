@@ -130,6 +130,15 @@ class Sweep:
             unit="runs of one cell that a job carries out",
         ),
     )
+    late_evaluations: int = field(
+        default=5,
+        metadata=key(
+            "last evaluations of a run whose mean is its `late_accuracy`, by which the claims are judged",
+            low=1,
+            high=1_000_000,
+            unit="last evaluations of a run",
+        ),
+    )
     checkpoint: Checkpoint = field(default=Checkpoint(), metadata=key("", level=Checkpoint))
     wandb: Wandb = field(default=Wandb(), metadata=key("", level=Wandb))
     storage: str | None = field(

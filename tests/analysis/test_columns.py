@@ -27,7 +27,8 @@ TABLES = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tables of a sweep with everything in it: diverged runs, staleness, clients that do not answer, studies."""
     results = tmp_path_factory.mktemp("results")
-    runs = write_sweep(results, staleness=True, diverged={("topk", "1e-3", 1): 0, ("flare", "1e-3", 2): 30})
+    runs = write_sweep(results, experiment="six", seeds=range(1, 7))
+    runs += write_sweep(results, staleness=True, diverged={("topk", "1e-3", 1): 0, ("flare", "1e-3", 2): 30})
     runs += write_sweep(results, experiment="few", available=3, family="fashion-fc")
     runs.append(write_run(results, experiment="lost", diverged_round=0))
     tables.tabulate(runs, results / "tables")

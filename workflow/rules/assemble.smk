@@ -22,8 +22,9 @@ rule tabulate:
         runs=lambda wildcards: list(patterns()),
         # So that no run of another configuration, which Snakemake may have forgotten, gets into a table.
         settings=lambda wildcards: digests(),
+        late=config.get("late_evaluations", 5),
     shell:
-        "python -m flare tabulate {params.runs:q} --settings {params.settings:q}"
+        "python -m flare tabulate {params.runs:q} --settings {params.settings:q} --late {params.late}"
         ' --output "$(dirname {output.runs:q})" > {log:q} 2>&1'
 
 
