@@ -66,6 +66,13 @@ RUNS: Columns = {
     "family": str,
     "tuned": bool,
     "late_accuracy": float,
+    "effective_keep": float,
+    "uplink_bits_golomb": int,
+    "uplink_bits_entropy": int,
+    "downlink_bits_delta": int,
+    "total_bits": int,
+    "compression_total": float,
+    "compression_total_delta": float,
 }
 COSTS: Columns = {**IDENTITY, "wall_seconds": float, "device": str, "threads": int}
 SUMMARY: Columns = {
@@ -84,6 +91,9 @@ SUMMARY: Columns = {
     "late_accuracy": float,
     "late_accuracy_low": float,
     "late_accuracy_high": float,
+    "effective_keep": float,
+    "total_bits": int,
+    "compression_total": float,
 }
 
 # The tables of one experiment each: labels/EXPERIMENT.csv and trials/EXPERIMENT.csv.
@@ -148,6 +158,8 @@ CLAIMS: Columns = {
     "won_low": float,
     "won_high": float,
     "detectable": float,
+    "effective_keep": float,
+    "baseline_effective_keep": float,
     "diverged": int,
     "verdict_if_chance": str,
 }
@@ -175,5 +187,9 @@ PLAN: Columns = {
 }
 
 # The whole numbers that a row of a table may leave empty: which round diverged, the clients' number in a record that
-# does not say it, and the bits of a cell in which no run finished. (Floats are empty if there is no such number.)
-OPTIONAL: Mapping[str, tuple[str, ...]] = {"runs": ("diverged_round", "available"), "summary": ("uplink_bits",)}
+# does not say it, bits that cannot be known of a run, and those of a cell in which no run finished. (Floats are empty
+# if there is no such number.)
+OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    "runs": ("diverged_round", "available", "uplink_bits_golomb", "uplink_bits_entropy", "downlink_bits_delta"),
+    "summary": ("uplink_bits", "total_bits"),
+}

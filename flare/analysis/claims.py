@@ -48,6 +48,10 @@ def _rows(runs: pd.DataFrame) -> list[dict[str, Any]]:
     rows = list(itertools.chain(pairs(cells), gains(cells), losses(cells, runs)))
     order = {name: place for place, name in enumerate(CLAIMS)}
     rows.sort(key=lambda row: order[row["claim"]])
+    for row in rows:
+        for side, method, keep in (("", "method", "keep"), ("baseline_", "baseline", "baseline_keep")):
+            cell = cells.get((row["experiment"], row["local_epochs"], row[method], row[keep]))
+            row[f"{side}effective_keep"] = cell.effective_keep if cell else math.nan
     for name in CLAIMS:
         family = [row for row in rows if row["claim"] == name and _can_be_decided(row)]
         for row, p in zip(family, holm([row["p"] for row in family]), strict=True):

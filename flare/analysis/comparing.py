@@ -28,13 +28,14 @@ Key = tuple[str, int, str, str]
 class Cell:
     """Late accuracy in percent of the finished runs, by seed; how many diverged; whether a study chose settings.
 
-    uplink: the mean share of dense messages' bits that its runs sent.
+    uplink: the mean share of dense messages' bits that its runs sent; effective_keep: of their entries.
     """
 
     accuracy: pd.Series[float]
     diverged: int
     tuned: bool
     uplink: float
+    effective_keep: float
 
 
 Cells = dict[Any, Cell]  # by Key
@@ -48,6 +49,7 @@ def cells_of(runs: pd.DataFrame) -> Cells:
             int((cell["status"] == "diverged").sum()),
             bool(cell["tuned"].any()),
             float((1 / cell["compression"]).mean()),
+            float(cell["effective_keep"].mean()),
         )
         for key, cell in runs.groupby(["experiment", "local_epochs", "method", "keep"], sort=False)
         for done in [cell[cell["status"] == "finished"]]

@@ -10,12 +10,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flare.analysis import sending
 from flare.columns import COSTS, IDENTITY, ROUNDS, RUNS
 from flare.errors import DataError, shown
 from flare.runs.record import settings_digest
 
 # What a row of a table has that run.json does not: it follows from the run's settings, or from the other runs.
-_DERIVED = ("available", "family", "late_accuracy")
+_TRAFFIC = (
+    *("effective_keep", "uplink_bits_golomb", "uplink_bits_entropy", "downlink_bits_delta", "total_bits"),
+    *("compression_total", "compression_total_delta"),
+)
+_DERIVED = ("available", "family", "late_accuracy", *_TRAFFIC)
+# The column of the probe that counts a downlink of changes alone.
+_DELTA = b"downlink_delta_bits"
 # The late accuracy of a run is the mean of so many last evaluations, unless it is said otherwise.
 LATE = 5
 
@@ -51,8 +58,41 @@ def read_run(folder: Path, late: int = LATE) -> tuple[dict[str, Any], bytes]:
     _check_record(folder, record)
     last = _check_rounds(folder / "rounds.csv", record, rounds)[-late:]
     record["late_accuracy"] = math.fsum(last) / len(last) if last else None
+    record |= _traffic(record, settings, _last(rounds, _DELTA) if record["status"] == "finished" else None)
     record["versions"] = found.get("versions")
     return record, rounds
+
+
+def _traffic(record: Mapping[str, Any], settings: Mapping[str, Any], delta: float | None) -> dict[str, Any]:
+    """The columns that follow from what a run sent: both ways together, and as other codes would have it."""
+    up, down, times = record["uplink_bits"], record["downlink_bits"], record["compression"]
+    out: dict[str, Any] = dict.fromkeys(_TRAFFIC) | {"total_bits": None if up is None or down is None else up + down}
+    if not up or not times or not record["parameters"]:
+        return out
+    # Dense messages, and as much back.
+    dense = 2 * round(times * up)
+    out["compression_total"] = dense / (up + down) if down is not None else None
+    if delta is not None:
+        out |= {"downlink_bits_delta": int(delta), "compression_total_delta": dense / (up + int(delta))}
+    held = sending.sent(settings, record["parameters"], times)
+    if held:
+        messages = times * up / (32 * record["parameters"])
+        out["effective_keep"] = held.effective_keep
+        out["uplink_bits_golomb"] = round(messages * held.golomb)
+        out["uplink_bits_entropy"] = round(messages * held.entropy)
+    return out
+
+
+def _last(content: bytes, column: bytes) -> float | None:
+    """The last value of a column of rounds.csv; None if it has no such column."""
+    header = content[: content.index(b"\n")].split(b",")
+    if column not in header:
+        return None
+    values = content[:-1].rpartition(b"\n")[2].split(b",")
+    try:
+        return float(values[header.index(column)])
+    except ValueError:
+        return None
 
 
 def _read_files(folder: Path) -> tuple[dict[str, Any], bytes]:

@@ -7,7 +7,8 @@
     runs.csv     one row per run; nothing that changes when a run is repeated, so the file is byte-identical then.
                  available: clients that answer a round. family: the first experiment that differs from the run's own
                  in nothing but `available`, so the own one if there is no other. tuned: whether a study chose
-                 some of its settings. late_accuracy: the mean of its last evaluations
+                 some of its settings. late_accuracy: the mean of its last evaluations. effective_keep and
+                 the bits under other codes: `flare.analysis.sending`; the downlink of changes: its probe
     costs.csv    wall time, device and threads per run
     summary.csv  one row per cell (a run without its seed): see `summarise`
     summary.md, summary.tex   the same for people; the LaTeX table needs \\usepackage{booktabs}
@@ -111,8 +112,9 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 
     n: finished runs. diverged: runs that diverged. Everything else is over the finished runs and empty if there are
     none: final_accuracy, best_accuracy (a maximum over the test set, so optimistic) and late_accuracy are means, in
-    0..1, with the limits _low and _high of their t-interval (empty if n = 1; not cut off at 0 and 1); final_loss and
-    compression (dense bits / uplink bits) are means; uplink_bits is the mean in whole bits.
+    0..1, with the limits _low and _high of their t-interval (empty if n = 1; not cut off at 0 and 1); final_loss,
+    compression (dense bits / uplink bits), effective_keep (entries sent / entries there are) and compression_total
+    (both ways) are means; uplink_bits and total_bits are the means in whole bits.
 
     Order: experiments and, within one, methods as they first appear; keep descending, dense first; local_epochs.
     """
@@ -123,9 +125,10 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     for name in ("final_accuracy", "best_accuracy", "late_accuracy"):
         interval = t_interval(finished, cell, name)
         out[[name, f"{name}_low", f"{name}_high"]] = interval[["mean", "low", "high"]]
-    means = finished.groupby(cell, sort=False)[["final_loss", "uplink_bits", "compression"]].mean()
-    out[["final_loss", "uplink_bits", "compression"]] = means
-    out["uplink_bits"] = out["uplink_bits"].round().astype("Int64")
+    averaged = ["final_loss", "uplink_bits", "compression", "effective_keep", "total_bits", "compression_total"]
+    out[averaged] = finished.groupby(cell, sort=False)[averaged].mean()
+    for name in ("uplink_bits", "total_bits"):
+        out[name] = out[name].round().astype("Int64")
     out = out.reset_index()
     # Rows are in order of first appearance here, so ngroup numbers experiments and methods in that order.
     order = pd.DataFrame(

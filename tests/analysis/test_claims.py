@@ -39,6 +39,7 @@ def cell(
             "experiment": experiment,
             "dataset": "digits",
             "compression": 1 / share,
+            "effective_keep": 2 * share,
             "family": "x",
             "available": available,
             "method": method,
@@ -210,6 +211,7 @@ def test_ten_times_sparser_is_by_what_was_sent() -> None:
     topk = [cell("topk", keep, [a] * 6, uplink=u) for keep, a, u in (("1e-2", 70, 0.01), ("0.1", 81, 0.04))]
     row = only(judged(flare, *topk), claim="sparser")
     assert (row["difference"], row["verdict"]) == (pytest.approx(80 - 75.5), "supported")
+    assert (row["effective_keep"], row["baseline_effective_keep"]) == (0.004, 0.02)
     assert row["reason"] == "topk between 1e-2 and 0.1, where it sends 10 times as much"
     # Within 5 % it is that keep itself; and where no keep sends so much, nothing is said.
     near = only(judged(flare, cell("topk", "1e-2", [70] * 6, uplink=0.0195)), claim="sparser")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from flare.analysis import claims, tables
 from flare.columns import Columns
 
 TABLES = {
-    "rounds": {**columns.ROUNDS, **columns.STALENESS},
+    "rounds": {**columns.ROUNDS, **columns.STALENESS, "downlink_delta_bits": int},
     "runs": columns.RUNS,
     "costs": columns.COSTS,
     "summary": columns.SUMMARY,
@@ -28,6 +29,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tables of a sweep with everything in it: diverged runs, staleness, clients that do not answer, studies."""
     results = tmp_path_factory.mktemp("results")
     runs = write_sweep(results, experiment="six", seeds=range(1, 7))
+    # Messages whose entries can be counted, and a downlink of what changed.
+    digits = {"model_settings": {"hidden_layers": 0}, "pad_to": None, "channels": None, "fidelity": "paper"}
+    digits |= {"dataset": "digits", "model": "fc", "keep": "1e-2", "clients": 10, "schedule": {}}
+    for seed, method in itertools.product(range(1, 7), ("flare", "topk")):
+        change = {"config": digits | {"method": method}, "parameters": 650, "compression": 20800 / 288}
+        run = write_run(results, experiment="real", method=method, seed=seed, change=change)
+        rows = (run / "rounds.csv").read_text().splitlines()
+        empty = "," * len(columns.STALENESS)
+        header = ",".join([rows[0], *columns.STALENESS, "downlink_delta_bits"])
+        (run / "rounds.csv").write_text("\n".join([header, *(f"{row}{empty},8" for row in rows[1:]), ""]))
+        runs.append(run)
     runs += write_sweep(results, staleness=True, diverged={("topk", "1e-3", 1): 0, ("flare", "1e-3", 2): 30})
     runs += write_sweep(results, experiment="few", available=3, family="fashion-fc")
     runs.append(write_run(results, experiment="lost", diverged_round=0))
@@ -56,7 +68,7 @@ def test_only_known_whole_numbers_are_left_empty(folder: Path) -> None:
     for name, wanted in TABLES.items():
         table = pd.read_csv(folder / f"{name}.csv", dtype="str", keep_default_na=False)
         empty = {column for column, kind in wanted.items() if kind is int and (table[column] == "").any()}
-        assert empty <= set(columns.OPTIONAL.get(name, ())), name
+        assert empty <= {*columns.OPTIONAL.get(name, ()), "downlink_delta_bits"}, name
 
 
 def test_the_columns_import_nothing_of_the_package() -> None:
