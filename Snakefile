@@ -56,6 +56,7 @@ rule all:
         rules.tabulate.output,
         rules.compare.output,
         rules.judge.output,
+        rules.reach.output,
         figures_at_hand,
         NOTEBOOKS,
         rules.report.output,
@@ -67,6 +68,7 @@ rule tables:
         rules.tabulate.output,
         rules.compare.output,
         rules.judge.output,
+        rules.reach.output,
         TABLE_PAGES,
 
 

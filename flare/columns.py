@@ -73,6 +73,7 @@ RUNS: Columns = {
     "total_bits": int,
     "compression_total": float,
     "compression_total_delta": float,
+    "steps_per_round": int,
 }
 COSTS: Columns = {**IDENTITY, "wall_seconds": float, "device": str, "threads": int}
 SUMMARY: Columns = {
@@ -163,6 +164,32 @@ CLAIMS: Columns = {
     "diverged": int,
     "verdict_if_chance": str,
 }
+OVERALL: Columns = {
+    "method": str,
+    "keep": str,
+    "experiments": int,
+    "n": int,
+    "share": float,
+    "share_low": float,
+    "share_high": float,
+    "improves": float,
+    "at_least_80": float,
+    "at_least_90": float,
+    "at_least_95": float,
+    "at_least_99": float,
+}
+REACHED: Columns = {
+    **CELL,
+    "target": str,
+    "accuracy": float,
+    "n": int,
+    "reached": int,
+    "rounds": float,
+    "uplink_bits": float,
+    "total_bits": float,
+    "client_steps": float,
+    "seconds": float,
+}
 REFERENCE: Columns = {
     **CELL,
     "n": int,
@@ -190,6 +217,9 @@ PLAN: Columns = {
 # does not say it, bits that cannot be known of a run, and those of a cell in which no run finished. (Floats are empty
 # if there is no such number.)
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
-    "runs": ("diverged_round", "available", "uplink_bits_golomb", "uplink_bits_entropy", "downlink_bits_delta"),
+    "runs": (
+        *("diverged_round", "available", "uplink_bits_golomb", "uplink_bits_entropy", "downlink_bits_delta"),
+        "steps_per_round",
+    ),
     "summary": ("uplink_bits", "total_bits"),
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from flare import datasets
+from flare.analysis import overall
 from flare.analysis.comparing import cells_of, gains, losses, pairs
 from flare.analysis.level import LEVEL, percent
 from flare.analysis.rules import CLAIMS, GENERAL, SEEDS
@@ -76,21 +76,18 @@ def _compared_cells(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def _as_chance(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs, those that diverged as finished ones that guess one of the data set's classes."""
     lost = runs["status"] == "diverged"
-    chance = {name: _chance(str(name)) for name in runs.loc[lost, "dataset"].unique()}
+    chance = {name: overall.chance(str(name)) for name in runs.loc[lost, "dataset"].unique()}
     out = runs.copy()
     out.loc[lost, "late_accuracy"] = runs.loc[lost, "dataset"].map(chance)
     out.loc[lost, "status"] = "finished"
     return out[out["late_accuracy"].notna()]
 
 
-def _chance(dataset: str) -> float:
-    """The accuracy of a guess; NaN if the data set has no file here any more."""
-    return 1 / datasets.module(dataset).CLASSES if dataset in datasets.names() else math.nan
-
-
 def write(folder: Path) -> None:
-    """Write claims.csv, claims.md and claims.tex into the folder of tables, from its runs.csv."""
-    judged = judge(read_table(folder, "runs"))
+    """Write claims and overall, each as .csv, .md and .tex, into the folder of tables, from its runs.csv."""
+    runs = read_table(folder, "runs")
+    judged = judge(runs)
+    overall.write(folder, runs, judged)
     people = _as_text(judged)
     rules = [f"{name}: {claim.statement}. Rule: {claim.rule} ({claim.unit})." for name, claim in CLAIMS.items()]
     lines = [*rules, GENERAL]

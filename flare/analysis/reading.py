@@ -20,7 +20,7 @@ _TRAFFIC = (
     *("effective_keep", "uplink_bits_golomb", "uplink_bits_entropy", "downlink_bits_delta", "total_bits"),
     *("compression_total", "compression_total_delta"),
 )
-_DERIVED = ("available", "family", "late_accuracy", *_TRAFFIC)
+_DERIVED = ("available", "family", "late_accuracy", "steps_per_round", *_TRAFFIC)
 # The column of the probe that counts a downlink of changes alone.
 _DELTA = b"downlink_delta_bits"
 # The late accuracy of a run is the mean of so many last evaluations, unless it is said otherwise.
@@ -55,6 +55,7 @@ def read_run(folder: Path, late: int = LATE) -> tuple[dict[str, Any], bytes]:
         record["settings"] = _without_availability(settings)
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise DataError(f"{folder}/run.json: config: not the settings of a run") from None
+    record["steps_per_round"] = sending.steps(settings)
     _check_record(folder, record)
     last = _check_rounds(folder / "rounds.csv", record, rounds)[-late:]
     record["late_accuracy"] = math.fsum(last) / len(last) if last else None

@@ -62,6 +62,18 @@ def sent(settings: Mapping[str, Any], parameters: int, compression: float) -> Se
     )
 
 
+def steps(settings: Mapping[str, Any]) -> int | None:
+    """The local steps of a round, of all clients that answer together; None if only the data, or the run, says it."""
+    try:
+        if settings.get("schedule") or _budgeted(settings["method"]):
+            return None
+        answering = settings.get("available") or settings["clients"]
+        samples, batch = settings["partition"].get("samples_per_client"), settings["batch_size"]
+        return int(answering * settings["local_epochs"] * math.ceil(samples / batch)) if samples else None
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, ConfigError):
+        return None
+
+
 def golomb(count: float, entries: float) -> float:
     """Bits of a place, on average, if the distances between `count` of `entries` places are coded by Golomb's code.
 

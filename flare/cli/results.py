@@ -141,6 +141,35 @@ def judge(chosen: argparse.Namespace) -> None:
     claims.write(chosen.tables)
 
 
+def add_reach(commands: Commands) -> None:
+    """reach [--tables FOLDER] [--targets A...] [--link UP DOWN LATENCY]"""
+    parser = commands.add_parser("reach", help="say what it costs to get to an accuracy")
+    parser.add_argument("--tables", type=Path, default=Path("results/tables"), help="folder of the tables")
+    parser.add_argument("--targets", type=float, nargs="*", default=[], help="accuracies, beside shares of fedavg's")
+    parser.add_argument(
+        "--link",
+        type=float,
+        nargs=3,
+        default=None,
+        metavar=("UP", "DOWN", "LATENCY"),
+        help="a client's, in Mbit/s and ms (10 50 50)",
+    )
+    parser.set_defaults(command=reach)
+
+
+def reach(chosen: argparse.Namespace) -> None:
+    """Say what it costs to get to an accuracy."""
+    from flare.analysis import reached
+
+    for target in chosen.targets:
+        if not 0 < target <= 1:
+            raise ConfigError(f"--targets: {target:g} is not allowed; an accuracy above 0, at most 1")
+    if chosen.link and not (min(chosen.link[:2]) > 0 and chosen.link[2] >= 0):
+        given = " ".join(f"{number:g}" for number in chosen.link)
+        raise ConfigError(f"--link: {given} is not allowed; two rates above 0 and a latency of at least 0")
+    reached.write(chosen.tables, chosen.targets, reached.Link(*chosen.link) if chosen.link else None)
+
+
 def add_gather_trials(commands: Commands) -> None:
     """gather_trials FOLDER... --output FILE"""
     parser = commands.add_parser("gather_trials", help="make the table of the trials of an experiment's studies")

@@ -10,7 +10,7 @@ import pytest
 from synthetic import write_labels, write_run, write_sweep, write_trials
 
 from flare import columns
-from flare.analysis import claims, tables
+from flare.analysis import claims, reached, tables
 from flare.columns import Columns
 
 TABLES = {
@@ -19,6 +19,8 @@ TABLES = {
     "costs": columns.COSTS,
     "summary": columns.SUMMARY,
     "claims": columns.CLAIMS,
+    "overall": columns.OVERALL,
+    "reached": columns.REACHED,
     "labels/few": columns.LABELS,
     "trials/few": columns.TRIALS,
 }
@@ -31,7 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = write_sweep(results, experiment="six", seeds=range(1, 7))
     # Messages whose entries can be counted, and a downlink of what changed.
     digits = {"model_settings": {"hidden_layers": 0}, "pad_to": None, "channels": None, "fidelity": "paper"}
-    digits |= {"dataset": "digits", "model": "fc", "keep": "1e-2", "clients": 10, "schedule": {}}
+    digits |= {"dataset": "digits", "model": "fc", "keep": "1e-2", "clients": 10, "schedule": {}, "batch_size": 8}
+    digits |= {"partition": {"samples_per_client": 16}, "local_epochs": 1}
     for seed, method in itertools.product(range(1, 7), ("flare", "topk")):
         change = {"config": digits | {"method": method}, "parameters": 650, "compression": 20800 / 288}
         run = write_run(results, experiment="real", method=method, seed=seed, change=change)
@@ -45,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs.append(write_run(results, experiment="lost", diverged_round=0))
     tables.tabulate(runs, results / "tables")
     claims.write(results / "tables")
+    reached.write(results / "tables", targets=[0.5])
     write_labels(results / "tables", "few")
     write_trials(results / "tables", "few", {"flare": {"tau": [0.1, 0.2, 0.3]}})
     return results / "tables"

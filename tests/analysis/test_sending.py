@@ -12,7 +12,7 @@ import pytest
 from synthetic import write_run
 
 from flare.analysis import tables
-from flare.analysis.sending import entropy, golomb, sent
+from flare.analysis.sending import entropy, golomb, sent, steps
 
 # Logistic regression of 8 x 8 digits: tensors of 640 and 10 weights, indices of 10 and 4 bits.
 DIGITS = {
@@ -56,6 +56,16 @@ def test_the_entries_of_a_message_with_the_minimum_of_one() -> None:
 def test_what_the_record_does_not_say_is_not_made_up(changes: dict[str, Any], parameters: int) -> None:
     assert sent(DIGITS | {"keep": "1e-2"} | changes, parameters, DENSE / 288) is None
     assert sent({"keep": "1e-2"}, 650, 80.0) is None
+
+
+def test_the_local_steps_of_a_round() -> None:
+    # Seven of ten clients, two passes over 600 samples in batches of 250: three steps each.
+    run = {"method": "flare", "clients": 10, "available": 7, "local_epochs": 2, "batch_size": 250}
+    run |= {"partition": {"scheme": "contiguous", "samples_per_client": 600}}
+    assert steps(run) == 7 * 2 * 3 and steps(run | {"available": None}) == 60
+    # The data says it, the loss does, or the schedule, or nothing.
+    assert steps(run | {"partition": {}}) is steps(run | {"method": "ffl"}) is steps({}) is None
+    assert steps(run | {"schedule": {"name": "cosine"}}) is None
 
 
 def test_the_papers_cnn_is_not_ten_times_sparser() -> None:
