@@ -99,7 +99,7 @@ def overall(runs: pd.DataFrame) -> pd.DataFrame:
 def support(judged: pd.DataFrame) -> list[str]:
     """A line per claim and baseline: in how many of its experiments it is supported, refuted, equal, undecided.
 
-    An experiment counts as supported if all its rows are, else as the first of refuted, undecided and equal that occurs.
+    An experiment counts as supported if all its rows are, else as the first of refuted, undecided, equal that occurs.
     """
     lines = []
     for (claim, baseline), rows in judged.groupby(["claim", "baseline"], sort=False):
