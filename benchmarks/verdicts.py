@@ -13,7 +13,7 @@ one table, so after Holm's correction over 400; "alone": each experiment judged 
 from __future__ import annotations
 
 import argparse
-import subprocess
+import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -64,9 +64,12 @@ def sweep(shape: str, difference: float, seeds: int, experiments: int = EXPERIME
 
 def judged(table: pd.DataFrame) -> pd.DataFrame:
     """claims.csv of the table, by the command."""
+    from flare import cli
+
     with tempfile.TemporaryDirectory() as folder:
         table.to_csv(Path(folder) / "runs.csv", index=False)
-        subprocess.run([sys.executable, "-m", "flare", "judge", "--tables", folder], check=True, cwd=ROOT)
+        if cli.main(["judge", "--tables", folder]):
+            raise SystemExit("the tables were not judged")
         return pd.read_csv(Path(folder) / "claims.csv")
 
 
@@ -90,13 +93,11 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, default=EXPERIMENTS)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmarks" / "verdicts.json")
     chosen = parser.parse_args()
-    found = [
-        {"shape": shape, "difference": difference, "seeds": seeds}
-        | rates(judged(sweep(shape, difference, seeds, chosen.experiments)), difference)
-        for shape in SHAPES
-        for difference in DIFFERENCES
-        for seeds in SEEDS
-    ]
+    found = []
+    for shape, difference, seeds in itertools.product(SHAPES, DIFFERENCES, SEEDS):
+        row = rates(judged(sweep(shape, difference, seeds, chosen.experiments)), difference)
+        found.append({"shape": shape, "difference": difference, "seeds": seeds} | row)
+        print(found[-1], file=sys.stderr, flush=True)
     heads = list(found[0])[3:]
     cells = [
         [row["shape"], f"{row['difference']:g}", str(row["seeds"]), *(f"{100 * row[head]:.1f}" for head in heads)]
