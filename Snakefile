@@ -57,6 +57,7 @@ rule all:
         rules.tabulate.output,
         rules.compare.output,
         rules.judge.output,
+        rules.reach.output,
         figures_at_hand,
         NOTEBOOKS,
         rules.report.output,
@@ -68,6 +69,7 @@ rule tables:
         rules.tabulate.output,
         rules.compare.output,
         rules.judge.output,
+        rules.reach.output,
         TABLE_PAGES,
 
 

@@ -10,13 +10,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flare.analysis import sending
 from flare.columns import COSTS, IDENTITY, ROUNDS, RUNS
 from flare.config.run import NESTED
 from flare.errors import DataError, shown
 from flare.runs.record import settings_digest
 
 # What a row of a table has that run.json does not: it follows from the run's settings, or from the other runs.
-_DERIVED = ("available", "family")
+_TRAFFIC = (
+    *("effective_keep", "uplink_bits_golomb", "uplink_bits_entropy", "downlink_bits_delta", "total_bits"),
+    *("compression_total", "compression_total_delta"),
+)
+_DERIVED = ("available", "family", "late_accuracy", "steps_per_round", *_TRAFFIC)
+# The column of the probe that counts a downlink of changes alone.
+_DELTA = b"downlink_delta_bits"
+# The late accuracy of a run is the mean of so many last evaluations, unless it is said otherwise.
+LATE = 5
 
 
 def expand(pattern: str) -> list[str]:
@@ -32,11 +41,11 @@ def expand(pattern: str) -> list[str]:
     return ["".join(chosen) for chosen in itertools.product(*choices)]
 
 
-def read_run(folder: Path) -> tuple[dict[str, Any], bytes]:
+def read_run(folder: Path, late: int = LATE) -> tuple[dict[str, Any], bytes]:
     """What the tables need of run.json, and rounds.csv; DataError, one line, if something is missing or mixed up.
 
     Beside the columns of RUNS and COSTS: "digest", that of the run's settings; "settings", those of them that a family
-    of experiments shares; "versions", of what decides a run's bits.
+    of experiments shares; "versions", of what decides a run's bits. late: evaluations that its late accuracy is of.
     """
     found, rounds = _read_files(folder)
     settings = found["config"]
@@ -47,10 +56,45 @@ def read_run(folder: Path) -> tuple[dict[str, Any], bytes]:
         record["settings"] = _without_availability(settings)
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise DataError(f"{folder}/run.json: config: not the settings of a run") from None
+    record["steps_per_round"] = sending.steps(settings)
     _check_record(folder, record)
-    _check_rounds(folder / "rounds.csv", record, rounds)
+    last = _check_rounds(folder / "rounds.csv", record, rounds)[-late:]
+    record["late_accuracy"] = math.fsum(last) / len(last) if last else None
+    record |= _traffic(record, settings, _last(rounds, _DELTA) if record["status"] == "finished" else None)
     record["versions"] = found.get("versions")
     return record, rounds
+
+
+def _traffic(record: Mapping[str, Any], settings: Mapping[str, Any], delta: float | None) -> dict[str, Any]:
+    """The columns that follow from what a run sent: both ways together, and as other codes would have it."""
+    up, down, times = record["uplink_bits"], record["downlink_bits"], record["compression"]
+    out: dict[str, Any] = dict.fromkeys(_TRAFFIC) | {"total_bits": None if up is None or down is None else up + down}
+    if not up or not times or not record["parameters"]:
+        return out
+    # Dense messages, and as much back.
+    dense = 2 * round(times * up)
+    out["compression_total"] = dense / (up + down) if down is not None else None
+    if delta is not None:
+        out |= {"downlink_bits_delta": int(delta), "compression_total_delta": dense / (up + int(delta))}
+    held = sending.sent(settings, record["parameters"], times)
+    if held:
+        messages = times * up / (32 * record["parameters"])
+        out["effective_keep"] = held.effective_keep
+        out["uplink_bits_golomb"] = round(messages * held.golomb)
+        out["uplink_bits_entropy"] = round(messages * held.entropy)
+    return out
+
+
+def _last(content: bytes, column: bytes) -> float | None:
+    """The last value of a column of rounds.csv; None if it has no such column."""
+    header = content[: content.index(b"\n")].split(b",")
+    if column not in header:
+        return None
+    values = content[:-1].rpartition(b"\n")[2].split(b",")
+    try:
+        return float(values[header.index(column)])
+    except ValueError:
+        return None
 
 
 def _read_files(folder: Path) -> tuple[dict[str, Any], bytes]:
@@ -100,8 +144,8 @@ def _fits(value: Any, kind: type) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
-def _check_rounds(path: Path, record: Mapping[str, Any], content: bytes) -> None:
-    """Raise DataError if rounds.csv is not of the run in run.json."""
+def _check_rounds(path: Path, record: Mapping[str, Any], content: bytes) -> list[float]:
+    """The test accuracies of rounds.csv; DataError if it is not of the run in run.json."""
     header, *rows = content.decode(errors="replace").split("\n")
     columns = header.split(",")
     if columns[: len(ROUNDS)] != list(ROUNDS) or not rows or rows.pop():
@@ -109,7 +153,8 @@ def _check_rounds(path: Path, record: Mapping[str, Any], content: bytes) -> None
     identity = [str(record[name]) for name in IDENTITY]
     # Compared as text: parsing a million rows for this would take most of the time.
     start = ",".join(identity) + ","
-    last_round, accuracy, place = -1, math.nan, list(ROUNDS).index("test_accuracy") - len(IDENTITY)
+    last_round, place = -1, list(ROUNDS).index("test_accuracy") - len(IDENTITY)
+    accuracies: list[float] = []
     for number, row in enumerate(rows, 2):
         if not row.startswith(start):
             for name, given, expected in zip(IDENTITY, row.split(","), identity, strict=False):
@@ -119,12 +164,15 @@ def _check_rounds(path: Path, record: Mapping[str, Any], content: bytes) -> None
         try:
             if len(values) != len(columns) - len(IDENTITY) or int(values[0]) <= last_round:
                 raise ValueError
-            last_round, accuracy = int(values[0]), float(values[place] or "nan")
+            last_round = int(values[0])
+            accuracies.append(float(values[place] or "nan"))
         except ValueError:
             raise DataError(f"{path}: line {number}: {len(columns)} values expected, and rounds that ascend") from None
+    accuracy = accuracies[-1] if accuracies else math.nan
     final = math.nan if record["final_accuracy"] is None else record["final_accuracy"]
     if accuracy != final and not (math.isnan(accuracy) and math.isnan(final)):
         raise DataError(f"{path}: its last test_accuracy is {accuracy}, and final_accuracy is {final} in run.json")
+    return accuracies
 
 
 def _without_availability(settings: Mapping[str, Any]) -> str:

@@ -72,7 +72,8 @@ def summary_as_text(summary: pd.DataFrame) -> pd.DataFrame:
             "keep": summary["keep"],
             "E": summary["local_epochs"].astype("str"),
             "accuracy (%)": accuracy("final_accuracy"),
-            "best (%)": accuracy("best_accuracy"),
+            "late (%)": accuracy("late_accuracy"),
+            "best, optimistic (%)": accuracy("best_accuracy"),
             "uplink": [NONE if pd.isna(bits) else size(bits) for bits in summary["uplink_bits"]],
             "compression": [times(value) for value in summary["compression"]],
             "n": [
@@ -91,13 +92,13 @@ def summary_in_markdown(summary: pd.DataFrame) -> str:
 
 def summary_in_latex(summary: pd.DataFrame) -> str:
     """The summary as summary.tex has it."""
-    return latex(summary_as_text(summary), "lllrrrrrl")
+    return latex(summary_as_text(summary), "lllrrrrrrl")
 
 
 def show(summary: pd.DataFrame) -> str:
     """The summary for a terminal: aligned, at most 110 columns wide, a heading line per experiment."""
     people = summary_as_text(summary)
-    cells = people.drop(columns="experiment")
+    cells = people.drop(columns=["experiment", "best, optimistic (%)"])
     cells["method"] = [_shorten(method, 28) for method in cells["method"]]
     widths = [max(map(len, (name, *cells[name]))) for name in cells]
     align = [str.ljust if name in ("method", "keep", "n") else str.rjust for name in cells]
@@ -112,7 +113,7 @@ def show(summary: pd.DataFrame) -> str:
         lines.append(_shorten(f"{experiment} ({first['dataset']}, {first['model']})", _WIDTH))
         lines.extend(line(row) for row in group.itertuples(index=False))
     lines.append(
-        f"accuracy: final and best on the test set, mean ± half-width of the {percent(LEVEL)} t-interval over the n"
+        f"accuracy: final and of the last evaluations, mean ± half-width of the {percent(LEVEL)} t-interval over the n"
         " finished runs; (a to b): its limits, if one is beyond 0 to 100 %; (a, b): two runs"
     )
     return "\n".join(lines)

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 
 def add_tabulate(commands: Commands) -> None:
-    """tabulate RUNS... [--settings DIGEST...] --output FOLDER"""
+    """tabulate RUNS... [--settings DIGEST...] [--late N] --output FOLDER"""
     parser = commands.add_parser("tabulate", help="make the tables of some runs")
     _add_runs(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder of the tables")
+    parser.add_argument(
+        "--late", type=readers.whole(), default=5, help="last evaluations whose mean is a run's late accuracy (5)"
+    )
     parser.set_defaults(command=tabulate)
 
 
@@ -29,7 +32,7 @@ def tabulate(chosen: argparse.Namespace) -> None:
     from flare.analysis import tables
 
     folders, digests = _runs(chosen)
-    tables.tabulate(folders, chosen.output, digests)
+    tables.tabulate(folders, chosen.output, digests, chosen.late)
 
 
 def add_plot(commands: Commands) -> None:
@@ -134,6 +137,35 @@ def judge(chosen: argparse.Namespace) -> None:
     from flare.analysis import claims
 
     claims.write(chosen.tables)
+
+
+def add_reach(commands: Commands) -> None:
+    """reach [--tables FOLDER] [--targets A...] [--link UP DOWN LATENCY]"""
+    parser = commands.add_parser("reach", help="say what it costs to get to an accuracy")
+    parser.add_argument("--tables", type=Path, default=Path("results/tables"), help="folder of the tables")
+    parser.add_argument("--targets", type=float, nargs="*", default=[], help="accuracies, beside shares of fedavg's")
+    parser.add_argument(
+        "--link",
+        type=float,
+        nargs=3,
+        default=None,
+        metavar=("UP", "DOWN", "LATENCY"),
+        help="a client's, in Mbit/s and ms (10 50 50)",
+    )
+    parser.set_defaults(command=reach)
+
+
+def reach(chosen: argparse.Namespace) -> None:
+    """Say what it costs to get to an accuracy."""
+    from flare.analysis import reached
+
+    for target in chosen.targets:
+        if not 0 < target <= 1:
+            raise ConfigError(f"--targets: {target:g} is not allowed; an accuracy above 0, at most 1")
+    if chosen.link and not (min(chosen.link[:2]) > 0 and chosen.link[2] >= 0):
+        given = " ".join(f"{number:g}" for number in chosen.link)
+        raise ConfigError(f"--link: {given} is not allowed; two rates above 0 and a latency of at least 0")
+    reached.write(chosen.tables, chosen.targets, reached.Link(*chosen.link) if chosen.link else None)
 
 
 def add_gather_trials(commands: Commands) -> None:

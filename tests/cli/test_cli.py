@@ -23,7 +23,19 @@ from flare.tuning.study import Study
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     *("fetch", "train", "propose", "tune", "count_labels", "tabulate", "plot", "tabulate_studies", "export_studies"),
-    *("show", "render", "judge", "gather_trials", "status", "compare", "plan", "verify", "sync_wandb", "wandb_report"),
+    *(
+        "show",
+        "render",
+        "judge",
+        "reach",
+        "gather_trials",
+        "status",
+        "compare",
+        "plan",
+        "verify",
+        "sync_wandb",
+        "wandb_report",
+    ),
     "check",
 ]
 # Packages of an extra that a core package brings, too: torch and scikit-learn.

@@ -36,6 +36,23 @@ def test_contiguous_by_default_uses_as_much_as_divides_evenly() -> None:
     assert [part.tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 
 
+def test_contiguous_may_deal_after_a_permutation_of_the_seed() -> None:
+    def dealt(seed: int, **own: object) -> list[list[int]]:
+        return [part.tolist() for part in partition.split(np.zeros(50), 4, {"shuffle": True, **own}, seed=seed)]
+
+    first = dealt(1)
+    assert first == dealt(1) != dealt(2) and [len(part) for part in first] == [12] * 4
+    everything = [sample for part in first for sample in part]
+    assert len(set(everything)) == 48 and all(part == sorted(part) for part in first)
+    assert first[0] != list(range(12)) and {*map(len, dealt(1, samples_per_client=5))} == {5}
+    # Without it, every seed deals the same, as ever.
+    plain = [partition.split(np.zeros(50), 4, {"shuffle": False}, seed=seed) for seed in (1, 2)]
+    assert [part.tolist() for part in plain[0]] == [list(range(12 * i, 12 * i + 12)) for i in range(4)]
+    assert all((a == b).all() for a, b in zip(*plain, strict=True))
+    with pytest.raises(ConfigError, match="shuffle"):
+        dealt(1, shuffle=3)
+
+
 def test_natural_takes_the_first_clients_by_number() -> None:
     natural = np.array([7, 3, 7, 9, 3, 9, 9])
     parts = partition.split(np.zeros((7, 100)), 2, {"scheme": "natural"}, seed=0, natural=natural)

@@ -389,6 +389,18 @@ def test_curves_by_uplink_never_fall_and_are_in_megabytes(tmp_path: Path) -> Non
     assert "(MB)" in ax.get_xlabel()
 
 
+def test_total_traffic_is_both_ways(tmp_path: Path) -> None:
+    # 0.03054 MB up a round, and 10 clients' 50,890 weights of 4 bytes down.
+    run = write_run(tmp_path, keep="1e-2", evaluated=[0, 10], accuracies=[0.4, 0.7])
+    lost = write_run(tmp_path, keep="1e-2", seed=2, evaluated=[0, 10], accuracies=[0.5], diverged_round=5)
+    tables.tabulate([run, lost], tmp_path / "tables")
+    (ax,) = figures.draw("accuracy_by_total", tables.read(tmp_path / "tables")).axes
+    (curve,) = lines_of(ax, "#D55E00")
+    assert list(curve.get_xdata()) == pytest.approx([0.03054 + 2.0356, 11 * (0.03054 + 2.0356)])
+    (cross,) = crosses(ax)
+    assert list(cross.get_xdata()) == pytest.approx([5 * (0.03054 + 2.0356)])
+
+
 def test_final_accuracy_by_keep_shows_means_seeds_and_the_dense_reference(tmp_path: Path) -> None:
     common = {"evaluated": [0, 10]}
     runs = [

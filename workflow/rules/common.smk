@@ -64,7 +64,8 @@ FIGURES = [
     for format in ("pdf", "png")
 ]
 TABLE_PAGES = expand(
-    f"{TABLES}/pages/{{table}}.html", table=("claims", "summary", "reference", *(["studies"] if STUDIES else []))
+    f"{TABLES}/pages/{{table}}.html",
+    table=("claims", "summary", "overall", "reached", "reference", *(["studies"] if STUDIES else [])),
 )
 NOTEBOOKS = expand(f"{RESULTS}/notebooks/{{notebook}}.html", notebook=("paper_figures", "explore"))
 
