@@ -18,13 +18,13 @@ import argparse
 import errno
 import os
 import re
-import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from flare.cli import results, run, sweep
-from flare.errors import ConfigError, DataError
+from flare.errors import ConfigError, DataError, hide
 from flare.runs import checkpoint
+from flare.runs.process import open_streams, say
 
 # The exit codes beside 0: some runs failed, or the disk or the memory did; wrong input; interrupted (Ctrl-C). An
 # interrupted run that is saved ends with `checkpoint.RESUMABLE`.
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 if some runs or the disk failed, 2 for wrong input or a package
     that is not installed, 75 for interrupted and saved, 130 for interrupted.
     """
+    open_streams()
     chosen = _parser().parse_args(arguments)
     os.environ.pop("WANDB_SERVICE", None)  # the SDK's process of a caller, a notebook say: it ends with that one
     try:
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if known is None:
             raise
         code, line = known
-        print(f"flare: {' '.join(line.splitlines())}", file=sys.stderr)  # a file's name may have line breaks
+        say(f"flare: {' '.join(line.splitlines())}", error=True)  # a file's name may have line breaks
         return code
 
 
@@ -123,7 +124,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line instead of printing the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(WRONG, f"flare: {' '.join(message.split())}\n")
+        self.exit(WRONG, hide(f"flare: {' '.join(message.split())}\n"))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -279,7 +279,7 @@ def test_no_checkpoint_before_its_time_nor_where_it_cannot_be_written(
 def test_a_large_state_is_saved_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda _: clock.__setitem__(0, clock[0] + 10))  # a save takes 10 s
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda _: clock.__setitem__(0, clock[0] + 5))  # a save takes 10 s
     saved = checkpoint.Checkpoint(tmp_path, {}, checkpoint.Stop(), seconds=100)
     times = []
     for second in range(2000):
