@@ -110,6 +110,11 @@ def parse_json(content: bytes) -> Any:
         raise ValueError(f"not JSON: {error}") from None
 
 
+def to_json(content: Any) -> bytes:
+    """The content of a JSON file."""
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) < len(pairs):
