@@ -22,7 +22,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import pkgutil
+import zipfile
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -126,6 +128,7 @@ def load(name: str, data: Path, split: str) -> Split:
     module(name)
     with _open_verified(name, Path(data), split) as file:
         try:
+            _check_archive(file)
             with np.load(file, allow_pickle=False) as arrays:
                 found = {key: arrays[key] for key in arrays.files}
                 part = Split(source=str(read_manifest(name, Path(data))["source"]), **found)
@@ -172,6 +175,14 @@ def _open_verified(name: str, data: Path, split: str) -> BufferedReader:
         raise DataError(f"{path}: sha256 is {found}, expected {expected}; {_remedy(name, data)}")
     file.seek(0)
     return file
+
+
+def _check_archive(file: BufferedReader) -> None:
+    """Raise ValueError for an archive that unpacks to more than it is: ours are not compressed."""
+    with zipfile.ZipFile(file) as archive:
+        if sum(member.file_size for member in archive.infolist()) > os.fstat(file.fileno()).st_size:
+            raise ValueError("more is packed in it than it has bytes")
+    file.seek(0)
 
 
 def _remedy(name: str, data: Path) -> str:

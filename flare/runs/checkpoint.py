@@ -11,7 +11,6 @@ or SIGINT ends it at once.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import math
@@ -25,6 +24,7 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 from flare.files import CHECKPOINT, opened, replacing
+from flare.runs.lease import NO_LOCKS
 from flare.runs.process import say
 
 NAME = CHECKPOINT
@@ -38,8 +38,6 @@ _LARGEST = 1 << 42
 # What a person or a scheduler ends a run with, and how it is warned: again and again, as by SIGXCPU every second.
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _WARNING = (signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.SIGUSR2)
-# What a file system without locks says.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 SECONDS = 300.0
 # Saving takes at most this share of the time, however large the state.
 _SHARE = 0.02
@@ -157,7 +155,7 @@ class Checkpoint:
                 waiting = True
                 time.sleep(0.2)
             except OSError as error:
-                if error.errno not in _NO_LOCKS:
+                if error.errno not in NO_LOCKS:
                     raise
                 break
             if self._stop.signal:

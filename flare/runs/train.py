@@ -136,7 +136,9 @@ def _is_state(run: Run, state: Mapping[str, Any]) -> bool:
     if "files" in state:
         files = state["files"]
         record = json.loads(files["run.json"])
-        return {"rounds.csv"} < set(files) <= set(FILES) and bool(record["config"] == json.loads(json.dumps(asdict(run))))
+        return {"rounds.csv"} < set(files) <= set(FILES) and bool(
+            record["config"] == json.loads(json.dumps(asdict(run)))
+        )
     completed, rounds = state["completed"], [row["round"] for row in state["history"]]
     counts = [completed, *(state[name] for name in ("uplink", "downlink", "dense")), *rounds]
     if not all(type(count) is int and count >= 0 for count in counts) or not completed < run.rounds:

@@ -168,11 +168,17 @@ def finished(folder: Path, experiment: str, method: str, accuracies: list[float]
             dense = 32 * parameters * (settings["available"] or settings["clients"])
             identity = {name: settings[name] for name in IDENTITY}
             rows = [[*identity.values(), 0, dense, dense, 2.0, 2.0, 0.1]]
-            rows += [] if lost else [[*identity.values(), rounds - 1, rounds * dense, rounds * dense, 1.0, 1.0, accuracy]]
+            rows += (
+                [] if lost else [[*identity.values(), rounds - 1, rounds * dense, rounds * dense, 1.0, 1.0, accuracy]]
+            )
             record = {
                 **identity,
                 **{"tuned": False, "status": "diverged" if lost else "finished", "rounds": 1 if lost else rounds},
-                **{"diverged_round": 1 if lost else None, "final_accuracy": rows[-1][-1], "best_accuracy": rows[-1][-1]},
+                **{
+                    "diverged_round": 1 if lost else None,
+                    "final_accuracy": rows[-1][-1],
+                    "best_accuracy": rows[-1][-1],
+                },
                 **{"final_loss": rows[-1][-2], "uplink_bits": (2 if lost else rounds) * dense, "compression": 1.0},
                 **{"downlink_bits": (2 if lost else rounds) * dense, "parameters": parameters, "config": settings},
                 **{"result_hash": "0" * 64, "wall_seconds": 1.0, "device": "cpu", "threads": 1},

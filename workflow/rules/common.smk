@@ -23,7 +23,7 @@ refuse(check, config, *map(str, workflow.configfiles[-1:]))
 refuse(check_folders, config, *map(str, workflow.configfiles[-1:]))
 
 if workflow.is_main_process:
-    clear_stale(Path(".snakemake"))
+    refuse(clear_stale, Path(".snakemake"), asking=workflow.output_settings.dryrun)
 
 DATA = os.path.normpath(config.get("data", "data"))
 RESULTS = os.path.normpath(config.get("results", "results"))
