@@ -67,9 +67,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def opened(path: Path, limit: int = LARGE) -> BufferedReader:
-    """The open file, at its start; OSError at once, with the path, if it is no plain file or of more than `limit` bytes.
+    """The open file, at its start; OSError, with the path, if it is no plain file or of more than `limit` bytes.
 
-    A pipe, a device or a socket, which might be waited for without end, is not even waited for.
+    A pipe, a device or a socket, which might be waited for without end, is refused at once.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

@@ -50,9 +50,9 @@ class Interrupted(Exception):
 class Stop:
     """Notes the signals that end a run while it is entered, so that it can save itself; `signal` is the first's name.
 
-    The second SIGTERM or SIGINT has its usual effect; the others may come as often as they like. A SIGHUP that the caller told
-    this process to ignore, as nohup does, stays ignored. Outside the main thread, where Python has no signals, nothing
-    is noted.
+    The second SIGTERM or SIGINT has its usual effect; the others may come as often as they like. A SIGHUP that
+    the caller told this process to ignore, as nohup does, stays ignored. Outside the main thread, where Python has no
+    signals, nothing is noted.
     """
 
     def __init__(self) -> None:

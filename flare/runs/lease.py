@@ -128,7 +128,7 @@ def _lock(handle: int, how: int) -> bool:
 def _take(path: Path) -> int | None:
     """The file, locked for this process alone; None where another has it.
 
-    The file of that name, not one that somebody who tidies up deleted meanwhile: another process would lock the new one.
+    The file of that name, not one that somebody who tidies up deleted meanwhile: others would lock the new one.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

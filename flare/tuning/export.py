@@ -26,8 +26,8 @@ _OWNER = "flare_sweep"
 def export(folders: Sequence[Path], output: Path, url: str | None = None) -> None:
     """Write the studies into one new file of Optuna's JournalFileBackend and, if a URL is given, into that database.
 
-    There a study of the same name is replaced if it is this sweep's own: made by an earlier call for the same output, or
-    one of the very same trials, of which nothing is lost. DataError, without a password, if a study is somebody else's,
+    There a study of the same name is replaced if it is this sweep's own, made by an earlier call for the same output,
+    or has the very same trials, so that nothing is lost. DataError, without a password, if a study is somebody else's,
     before anything is changed, or if the database cannot be used.
     """
     from optuna.storages import JournalStorage, RDBStorage

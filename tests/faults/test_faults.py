@@ -465,7 +465,10 @@ class FullDisk:
         monkeypatch.setattr(whole, "sync_folder", lambda folder: None)
         genuine, open_ = os.fdopen, os.open
         making = self.failing(open_)
-        made = lambda path, flags, *more, **named: (making if flags & os.O_EXCL else open_)(path, flags, *more, **named)  # noqa: E731
+
+        def made(path: Any, flags: int, *more: Any, **named: Any) -> Any:
+            return (making if flags & os.O_EXCL else open_)(path, flags, *more, **named)
+
         monkeypatch.setattr(os, "open", made)
 
         def fdopen(handle: int, mode: str, *args: Any, **kwargs: Any) -> Any:

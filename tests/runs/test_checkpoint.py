@@ -409,7 +409,7 @@ def unread(data: Path, folder: Path) -> None:
     os.close(gone)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(end, number)
-        setattr(sys, name, open(number, "w", closefd=False))
+        setattr(sys, name, os.fdopen(number, "w", closefd=False))
     arguments = ["train", *LONG.flags().split(), "--output", str(folder), "--data", str(data), "--wandb", "disabled"]
     sys.exit(cli.main([*arguments, "--checkpoint-seconds", "0"]))
 
