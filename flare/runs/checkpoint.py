@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from flare.files import CHECKPOINT, opened, replacing
 from flare.runs.lease import NO_LOCKS
@@ -108,7 +108,7 @@ def seal(file: BinaryIO, content: Any) -> None:
     import torch
 
     sealed = _Sealed(file)
-    torch.save(content, sealed)
+    torch.save(content, cast(BinaryIO, sealed))
     file.write(_SEAL + sealed.digest.digest())
 
 
@@ -196,7 +196,8 @@ class Checkpoint:
             return None
         except Exception:  # whatever torch makes of a file that is not its own, and a state that is none
             problem = "not a whole checkpoint"
-        return self.refuse(problem)
+        self.refuse(problem)
+        return None
 
     def refuse(self, problem: str) -> None:
         """Set aside what was loaded, or could not be, in one line that says why; the run starts from the beginning."""

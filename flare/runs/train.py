@@ -104,7 +104,8 @@ def train(  # noqa: PLR0913, each says how a run is carried out
         clients, test = _tensors(run, data, load)
         new_model = _model(run, tuple(test[0].shape[1:]))
         if state and not _has_shapes(state, run, new_model()):
-            state = saved.refuse("a state of other shapes")
+            saved.refuse("a state of other shapes")
+            state = None
         with saved.untimed():  # a server that is slow or gone is no part of what the run costs
             tracker = Mirror(run, output, wandb, resumed=state is not None)
         progress = Progress(run, state["completed"] if state else 0)
@@ -156,7 +157,7 @@ def _has_shapes(state: Mapping[str, Any], run: Run, model: Any) -> bool:
 
     numel = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     method = algorithms.load(run.method)
-    wanted = {
+    wanted: dict[str, dict[str, tuple[int, ...]]] = {
         "server": {"server": (numel,)},
         "memory": {name: (run.clients, numel) for name in method.state},
         "server_memory": {name: (numel,) for name in method.server_state},
