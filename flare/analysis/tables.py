@@ -31,7 +31,7 @@ from flare.analysis.reading import LATE, check_digest, check_versions, read_run
 from flare.analysis.statistics import fraction, t_interval
 from flare.columns import CELL, COSTS, IDENTITY, LABELS, OPTIONAL, ROUNDS, RUNS, SUMMARY, TRIALS, Columns
 from flare.errors import DataError, choose
-from flare.files import write_whole
+from flare.files import opened, write_whole
 from flare.settings import check_keep
 
 # Those that are read again, by name; the last two are of one experiment each.
@@ -174,17 +174,20 @@ def read_table(tables: Path, name: str) -> pd.DataFrame:
     path = tables / f"{name}.csv"
     needed = TRIALS if tables.name == "trials" else LABELS if name.startswith("labels/") else _TABLES.get(name, {})
     try:
-        table = pd.read_csv(
-            path,
-            # A column with empty fields is not int64.
-            dtype=dict.fromkeys(_TEXT, "str") | dict.fromkeys(OPTIONAL.get(name, ()), "Int64"),
-            # An experiment may be called "NA"; only an empty field is a missing number.
-            keep_default_na=False,
-            na_values=[""],
-        )
+        with opened(path) as file:
+            table = pd.read_csv(
+                file,
+                # A column with empty fields is not int64.
+                dtype=dict.fromkeys(_TEXT, "str") | dict.fromkeys(OPTIONAL.get(name, ()), "Int64"),
+                # An experiment may be called "NA"; only an empty field is a missing number.
+                keep_default_na=False,
+                na_values=[""],
+            )
         _check_columns(table, needed)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; make the tables first: python -m flare tabulate") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
     except (ValueError, TypeError, OverflowError) as error:  # also what pandas makes of bytes that are no CSV file
         said = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: not a table of this version ({said}); make it again: snakemake tables") from None

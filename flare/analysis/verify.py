@@ -6,7 +6,6 @@ A run's record says everything that decides its result, so that no configuration
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 import tempfile
 from collections.abc import Collection
@@ -15,6 +14,7 @@ from typing import Any
 
 from flare.config import Run, check_run, with_defaults
 from flare.errors import ConfigError, DataError
+from flare.files import read_json
 
 
 def verify(results: Path, data: Path, sample: int, seed: int = 0, among: Collection[str] | None = None) -> bool:
@@ -65,7 +65,7 @@ def verify(results: Path, data: Path, sample: int, seed: int = 0, among: Collect
 def _read(path: Path) -> tuple[dict[str, Any], Run]:
     """run.json and the run that it is of; DataError if it is not a record of this version."""
     try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
+        record: dict[str, Any] = read_json(path)
         if not isinstance(record["result_hash"], str) or not isinstance(record["versions"], dict):
             raise TypeError("not the record of a run")
         if not isinstance(record["device"], str) or not 1 <= int(record["threads"]) <= 1024:

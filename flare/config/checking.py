@@ -16,7 +16,7 @@ from flare import algorithms, models
 from flare.config.key import allowed
 from flare.config.levels import arranged
 from flare.config.ranges import check_ranges, check_tuning, overrides, split
-from flare.config.reading import DEPTH, read
+from flare.config.reading import DEPTH, VALUES, read
 from flare.config.run import AXES, NESTED, Run
 from flare.config.schema import refusal
 from flare.config.written import as_meant
@@ -25,8 +25,8 @@ from flare.engine.server import is_today
 from flare.errors import ConfigError, choose, shown
 from flare.settings import check_keep, check_settings
 
-# A configuration with more values than this, or a longer text, is not one.
-_VALUES, _LENGTH = 100_000, 1000
+# A longer text is not one of a configuration.
+_LENGTH = 1000
 # Snakemake takes minutes for more runs.
 _RUNS = 1_000_000
 CHECKED = {name: field for name, field in arranged(Run).items() if "check" in field.metadata}
@@ -115,8 +115,8 @@ def check_values(config: Any) -> None:
             return
         where, value, depth = rest.pop()
         key = where or "(top level)"
-        if count > _VALUES or depth > DEPTH:
-            allowed = f"at most {_VALUES} values, {DEPTH} levels deep"
+        if count > VALUES or depth > DEPTH:
+            allowed = f"at most {VALUES} values, {DEPTH} levels deep"
             raise ConfigError(f"{key[:60]}: too many values, or a value that holds itself; {allowed}")
         if isinstance(value, Mapping):
             for name, item in value.items():

@@ -250,7 +250,7 @@ MIXED_UP = {
     "another seed's rows": ("rounds.csv", ",1e-2,1,1,", ",1e-2,1,2,", -1, "line 2: seed is '2', and '1' in run.json"),
     "one row of another keep": ("rounds.csv", "flare,1e-2,1,1,10,", "flare,1e-3,1,1,10,", 1, "line 3: keep is '1e-3'"),
     "keep spelt otherwise": ("rounds.csv", ",1e-2,", ",0.01,", -1, "line 2: keep is '0.01'"),
-    "another run's run.json": ("run.json", '"seed": 1', '"seed": 2', 1, "another run, .*/seed-2"),
+    "another run's run.json": ("run.json", '"seed": 1', '"seed": 2', 1, "seed: 2, and 1 in its settings"),
     "another experiment": ("run.json", '"experiment": "fashion-fc"', '"experiment": "x"', 1, "another run, x/flare"),
     "another data set": ("run.json", "fashion_mnist", "mnist", 1, "dataset is 'fashion_mnist', and 'mnist'"),
     "another result": ("run.json", '"final_accuracy": 0.8', '"final_accuracy": 0.7', 1, "last test_accuracy is 0.8"),
@@ -451,7 +451,8 @@ def test_experiments_that_differ_in_available_alone_are_a_family(tmp_path: Path)
             "tuned": {},
         }
         settings |= {"method_settings": {"tau": 0.1}, "available": None, **config}
-        return write_run(tmp_path, experiment=experiment, method=method, seed=seed, change={"config": settings})
+        answering = {"available": settings["available"], "change": {"config": settings}}
+        return write_run(tmp_path, experiment=experiment, method=method, seed=seed, **answering)
 
     tau = {"tuned": {"tau": 0.3}, "method_settings": {"tau": 0.3}}
     folders = [

@@ -24,7 +24,7 @@ refuse(check, config, SOURCE)
 refuse(check_folders, config, SOURCE)
 
 if workflow.is_main_process:
-    clear_stale(Path(".snakemake"))
+    refuse(clear_stale, Path(".snakemake"), asking=workflow.output_settings.dryrun)
 
 DATA = os.path.normpath(config.get("data", "data"))
 RESULTS = os.path.normpath(config.get("results", "results"))
