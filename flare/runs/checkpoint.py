@@ -15,12 +15,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from flare.files import CHECKPOINT
+from flare.runs.machine import words
 
 NAME = CHECKPOINT
 OLD = "checkpoint.old.pt"
@@ -69,13 +70,25 @@ class Checkpoint:
     """The checkpoint of one run; entered, it is this process's alone.
 
     key: what must be equal for the state to be taken up again (see `key_of`). seconds: from one save to the next, at
-    least; the first comes after as many. rounds: save after every so many rounds, too.
+    least; the first comes after as many. rounds: save after every so many rounds, too. machine: this one, as
+    `flare.runs.machine` says it; those that a state comes from are in `machines`, if they are others. waited: whether
+    another process had the run when this one came.
     """
 
     def __init__(
-        self, folder: Path, key: Mapping[str, Any], stop: Stop, *, seconds: float = SECONDS, rounds: int | None = None
+        self,
+        folder: Path,
+        key: Mapping[str, Any],
+        stop: Stop,
+        *,
+        seconds: float = SECONDS,
+        rounds: int | None = None,
+        machine: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = folder / NAME
+        self.machines: list[Any] = []
+        self.waited = False
+        self._machine = dict(machine or {})
         self._key = dict(key)
         self._stop = stop
         self._seconds, self._rounds = seconds, rounds
@@ -95,7 +108,7 @@ class Checkpoint:
             except BlockingIOError:
                 if not waiting:
                     print(f"{self.path.parent}: another process carries out this run; waiting for it", flush=True)
-                waiting = True
+                waiting = self.waited = True
                 time.sleep(0.2)
             except OSError:  # a file system without locks
                 break
@@ -129,6 +142,7 @@ class Checkpoint:
         else:
             if not other:
                 self._started -= found["wall_seconds"]
+                self._came_from([*(found.get("machines") or []), found.get("machine")])
                 state: dict[str, Any] = found["state"]
                 return state
             problem = f"made with other {', '.join(other)}"
@@ -140,6 +154,18 @@ class Checkpoint:
             flush=True,
         )
         return None
+
+    def _came_from(self, machines: Sequence[Any]) -> None:
+        """Note the other machines that a state comes from, and say so: the last bits may be others than on one."""
+        others = [other for other in machines if other and other != self._machine]
+        self.machines = [other for place, other in enumerate(others) if other not in others[:place]]
+        if self.machines:
+            print(
+                f"{self.path}: goes on from another machine ({'; '.join(map(words, self.machines))}; here"
+                f" {words(self._machine)}): the last bits may be others than those of a run on one; run.json says so",
+                file=sys.stderr,
+                flush=True,
+            )
 
     @property
     def wall_seconds(self) -> float:
@@ -170,7 +196,8 @@ class Checkpoint:
         part = self.path.with_name(PART)
         try:
             with open(part, "wb") as file:
-                torch.save({"key": self._key, "wall_seconds": self.wall_seconds, "state": dict(state)}, file)
+                content = {"key": self._key, "wall_seconds": self.wall_seconds, "state": dict(state)}
+                torch.save(content | {"machine": self._machine, "machines": self.machines}, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, self.path)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from commands import ROOT, snakemake
 from sweeps import write
+from synthetic import vouch
 
 from flare import config
 from flare.analysis import reference
@@ -170,6 +171,8 @@ def finished(folder: Path, experiment: str, method: str, accuracies: list[float]
             out.append(folder / run.folder)
             out[-1].mkdir(parents=True)
             (out[-1] / "run.json").write_text(json.dumps(record))
+            (out[-1] / "rounds.csv").write_text("made up\n")
+            vouch(out[-1])
     return out
 
 
