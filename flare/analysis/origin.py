@@ -60,7 +60,8 @@ def read(tables: Path) -> dict[str, Any]:
 def tables_problem(tables: Path, sweep: Sweep, runs: Iterable[Run], *, rounds: bool = True) -> str:
     """Why the tables of a folder are not those of what is planned: "" if they are.
 
-    A run that is not there any more counts as the tables have it. rounds: hold the runs' own files against it, too.
+    A run that is not there any more counts as the tables have it. rounds: hold the runs' own files against it, too,
+    and their order, which is that of the rows.
     """
     if not (tables / NAME).exists() and not (tables / "runs.csv").exists():
         return provenance.ABSENT
@@ -71,7 +72,7 @@ def tables_problem(tables: Path, sweep: Sweep, runs: Iterable[Run], *, rounds: b
     if found["code"] != code():
         return "made by other code"
     planned = {run.folder: run for run in runs}
-    if list(found["runs"]) != list(planned):
+    if list(found["runs"]) != list(planned) and (rounds or set(found["runs"]) != set(planned)):
         return "made from other runs"
     for place, run in planned.items():
         wanted, made = sweep.planned(run), found["runs"][place]

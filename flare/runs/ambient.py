@@ -7,8 +7,10 @@ Variables that lower the processor's instructions stay, too; run.json has them (
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from flare.errors import ConfigError
 from flare.settings import WANDB_MODES
@@ -48,6 +50,13 @@ _MODES = {"dryrun": "offline", "run": "online"}
 def shut_out(environment: Mapping[str, str]) -> list[str]:
     """The variables of an environment that jobs are not given."""
     return [name for name in environment if name in SHUT_OUT or name.startswith(_FUNCTION)]
+
+
+def matplotlibrc() -> str:
+    """matplotlib's own settings, before those of a user's folder; "" if there is no matplotlib."""
+    found = importlib.util.find_spec("matplotlib")
+    places = [Path(folder, "mpl-data", "matplotlibrc") for folder in (found and found.submodule_search_locations) or ()]
+    return next((str(path) for path in places if path.is_file()), "")
 
 
 def packages(root: str, environment: Mapping[str, str]) -> str:

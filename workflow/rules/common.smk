@@ -39,6 +39,7 @@ for name in ambient.shut_out(os.environ):
     del os.environ[name]
 os.environ.update(
     ambient.SET,
+    MATPLOTLIBRC=ambient.matplotlibrc(),
     PATH=os.pathsep.join((os.path.dirname(os.path.abspath(sys.executable)), os.getenv("PATH", os.defpath))),
     PYTHONPATH=ambient.packages(str(ROOT), os.environ),
     FLARE_LOCK=os.path.abspath(os.getenv("FLARE_LOCK") or f"{ROOT}/requirements.lock"),
