@@ -25,6 +25,7 @@ from flare.datasets._fitting import fitted
 from flare.engine import schedules
 from flare.engine.layout import Layout
 from flare.engine.network import Loss, double_softmax
+from flare.engine.plan import Plan
 from flare.engine.task import Task
 from flare.errors import DataError
 from flare.settings import check_keep, check_settings
@@ -225,22 +226,17 @@ def _tasks(run: Run, layout: Layout, sizes: list[int]) -> tuple[list[tuple[Task,
     Tasks that cost the same are taken for one. All clients are in each of them.
     """
     method = algorithms.load(run.method)
-    everyone = tuple(range(len(sizes)))
-    first = Task(
-        number=0,
-        clients=everyone,
-        seeds=everyone,
-        sizes=tuple(sizes),
-        keep=None if method.dense else check_keep(run.keep),
-        local_epochs=run.local_epochs,
-        batch_size=run.batch_size,
-        learning_rate=run.learning_rate,
-        momentum=run.momentum,
-        shuffle=run.shuffle,
-        fidelity=run.fidelity,
+    told = {field.name for field in dataclasses.fields(Plan)}
+    plan = Plan(
+        method=method,
         layout=layout,
+        sizes=sizes,
+        participants=None,
+        **{name: value for name, value in run.arguments().items() if name in told - {"method", "settings", "keep"}},
         settings=check_settings(method.settings, run.method_settings, "method_settings"),
+        keep=None if method.dense else check_keep(run.keep),
     )
+    first = plan.task(0, range(len(sizes)))
     schedule = schedules.check(run.schedule)
     if not method.budget and not schedule:
         return [(first, run.rounds)], 0
