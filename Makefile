@@ -72,8 +72,18 @@ clean: ## delete tables, figures, report and caches; never data, .venv, runs or 
 	    if [ -e "$$path" ]; then echo "deleting $$path"; rm -rf "$$path"; fi; done
 	@echo "deleting __pycache__ folders"; find flare tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Another clone's environment, linked or copied to here, is neither used nor changed: its programs are that clone's.
+.PHONY: .own
+.own:
+	@if [ -L .venv ]; then \
+	    echo ".venv is a link, to an environment that is not this folder's; delete the link, and make setup makes one" >&2; exit 1; fi
+	@if [ -f .venv/pyvenv.cfg ]; then \
+	    made=$$(sed -n 's/^command = .* -m venv \(--[a-z-]* \)*//p' .venv/pyvenv.cfg); \
+	    if [ -n "$$made" ] && [ "$$made" != "$(CURDIR)/.venv" ]; then \
+	        echo ".venv was made for $$made and not for this folder; delete it, and make setup makes one" >&2; exit 1; fi; fi
+
 # A missing stamp means that an earlier set-up was cut short: then .venv is made from nothing.
-.venv/.stamp: requirements.lock pyproject.toml
+.venv/.stamp: requirements.lock pyproject.toml | .own
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "Python 3.11 or newer is needed, and '$(PYTHON)' is none; say make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \

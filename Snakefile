@@ -39,6 +39,7 @@ localrules:
     tables,
     figures,
     fetch,
+    merge,
     tabulate,
     count_labels,
     plot,
@@ -56,6 +57,7 @@ rule all:
         rules.tabulate.output,
         rules.compare.output,
         rules.judge.output,
+        rules.reach.output,
         figures_at_hand,
         NOTEBOOKS,
         rules.report.output,
@@ -67,6 +69,7 @@ rule tables:
         rules.tabulate.output,
         rules.compare.output,
         rules.judge.output,
+        rules.reach.output,
         TABLE_PAGES,
 
 

@@ -65,6 +65,15 @@ RUNS: Columns = {
     "available": int,
     "family": str,
     "tuned": bool,
+    "late_accuracy": float,
+    "effective_keep": float,
+    "uplink_bits_golomb": int,
+    "uplink_bits_entropy": int,
+    "downlink_bits_delta": int,
+    "total_bits": int,
+    "compression_total": float,
+    "compression_total_delta": float,
+    "steps_per_round": int,
 }
 COSTS: Columns = {**IDENTITY, "wall_seconds": float, "device": str, "threads": int}
 SUMMARY: Columns = {
@@ -80,6 +89,12 @@ SUMMARY: Columns = {
     "final_loss": float,
     "uplink_bits": int,
     "compression": float,
+    "late_accuracy": float,
+    "late_accuracy_low": float,
+    "late_accuracy_high": float,
+    "effective_keep": float,
+    "total_bits": int,
+    "compression_total": float,
 }
 
 # The tables of one experiment each: labels/EXPERIMENT.csv and trials/EXPERIMENT.csv.
@@ -137,6 +152,43 @@ CLAIMS: Columns = {
     "verdict": str,
     "reason": str,
     "rule": str,
+    "p": float,
+    "p_signflip": float,
+    "p_holm": float,
+    "won": float,
+    "won_low": float,
+    "won_high": float,
+    "detectable": float,
+    "effective_keep": float,
+    "baseline_effective_keep": float,
+    "diverged": int,
+    "verdict_if_chance": str,
+}
+OVERALL: Columns = {
+    "method": str,
+    "keep": str,
+    "experiments": int,
+    "n": int,
+    "share": float,
+    "share_low": float,
+    "share_high": float,
+    "improves": float,
+    "at_least_80": float,
+    "at_least_90": float,
+    "at_least_95": float,
+    "at_least_99": float,
+}
+REACHED: Columns = {
+    **CELL,
+    "target": str,
+    "accuracy": float,
+    "n": int,
+    "reached": int,
+    "rounds": float,
+    "uplink_bits": float,
+    "total_bits": float,
+    "client_steps": float,
+    "seconds": float,
 }
 REFERENCE: Columns = {
     **CELL,
@@ -162,5 +214,12 @@ PLAN: Columns = {
 }
 
 # The whole numbers that a row of a table may leave empty: which round diverged, the clients' number in a record that
-# does not say it, and the bits of a cell in which no run finished. (Floats are empty if there is no such number.)
-OPTIONAL: Mapping[str, tuple[str, ...]] = {"runs": ("diverged_round", "available"), "summary": ("uplink_bits",)}
+# does not say it, bits that cannot be known of a run, and those of a cell in which no run finished. (Floats are empty
+# if there is no such number.)
+OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    "runs": (
+        *("diverged_round", "available", "uplink_bits_golomb", "uplink_bits_entropy", "downlink_bits_delta"),
+        "steps_per_round",
+    ),
+    "summary": ("uplink_bits", "total_bits"),
+}

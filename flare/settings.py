@@ -35,21 +35,36 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
+def as_number(value: Any, *, whole: bool) -> Any:
+    """The number that text like 5e-2 or 1e3 stands for, which YAML 1.1 reads as text; anything else as it is.
+
+    whole: 1e3 is the whole number 1000.
+    """
+    if not isinstance(value, str) or not re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]{1,4}", value):
+        return value
+    number = float(value)
+    return int(number) if whole and abs(number) <= 1e15 and number == int(number) else number
+
+
 def setting(
     default: Any,
     *,
     doc: str,
     low: float | None = None,
     high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
     words: tuple[str, ...] = (),
+    choices: tuple[int | str, ...] = (),
     symbol: str = "",
 ) -> Any:
     """A field of a settings dataclass, and its row in config/README.md, which `make docs` writes.
 
-    doc: its meaning, with its unit. low, high: the range, both ends in it. words: allowed instead of a number.
-    symbol: what the paper calls it.
+    doc: its meaning, with its unit. low, high: the range, both ends in it; above, below: ends that are not. words:
+    allowed instead of a number. choices: all that is allowed. symbol: what the paper calls it.
     """
-    metadata = {"doc": doc, "low": low, "high": high, "words": words, "symbol": symbol}
+    metadata: dict[str, Any] = {"doc": doc, "low": low, "high": high, "words": words, "symbol": symbol}
+    metadata |= {"above": above, "below": below, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -84,20 +99,31 @@ def _check_value(key: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     allowed = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}[kind]
     if high is None and kind is int and is_number(value) and value > LARGEST:
         high = LARGEST
-    if low is not None:
-        allowed += f", at least {low}"
-    if high is not None:
-        allowed += f", at most {high}"
+    above, below, choices = (field.metadata[name] for name in ("above", "below", "choices"))
+    for words_of, end in (("at least", low), ("above", above), ("at most", high), ("below", below)):
+        if end is not None:
+            allowed += f", {words_of} {end}"
+    if choices:
+        allowed = " or ".join(map(str, choices))
     if words:
         allowed += f", or {' or '.join(words)}"
     if value in words and isinstance(value, str):
         return value
+    value = as_number(value, whole=kind is int) if kind in (int, float) else value
     right_type = {
         int: isinstance(value, int) and not isinstance(value, bool),
         float: is_number(value),
         bool: isinstance(value, bool),
         str: isinstance(value, str) and not words and bool(re.fullmatch(METHOD_WORD_PATTERN, value)),
     }[kind]
-    if not right_type or (low is not None and value < low) or (high is not None and value > high):
+    if right_type and choices:
+        right_type = value in choices
+    outside = right_type and (
+        (low is not None and value < low)
+        or (high is not None and value > high)
+        or (above is not None and value <= above)
+        or (below is not None and value >= below)
+    )
+    if not right_type or outside:
         raise ConfigError(f"{key}: {shown(value)} is not allowed; {allowed}")
     return kind(value)

@@ -10,7 +10,6 @@ Imports neither torch nor pandas: Snakemake does it every time it starts.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import sys
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from flare.config import Run, runs
-from flare.files import is_locked
+from flare.files import LARGE, is_locked, read_bytes, read_json
 from flare.runs.checkpoint import NAME
 from flare.runs.record import settings_digest
 from flare.tuning.study import studies
@@ -82,7 +81,7 @@ def trials(config: Mapping[str, Any], known: set[Path] | None = None) -> list[St
 def _state(run: Run, results: Path) -> State:
     folder = results / "runs" / run.folder
     try:
-        record = json.loads((folder / "run.json").read_bytes())
+        record = read_json(folder / "run.json")
         if settings_digest(record["config"]) != settings_digest(dataclasses.asdict(run)):
             return State(run, "waiting", 0)  # an old result, which Snakemake takes away when it begins the run anew
         return State(run, str(record["status"]), int(record["rounds"]))
@@ -107,7 +106,7 @@ def _log(run: Run, results: Path) -> str:
     """What the log of the run's job says of the run; a job may have several seeds."""
     for path in (results / "logs" / "train" / run.cell).glob("seed-*.log"):
         if str(run.seed) in path.stem.removeprefix("seed-").split("-"):
-            said = path.read_text(encoding="utf-8", errors="replace")
+            said = read_bytes(path, LARGE).decode("utf-8", errors="replace")
             parts = re.split(r"^(?=\S+/seed-\d+: \d+ rounds, )", said, flags=re.MULTILINE)
             # Of one that was not begun: how the job ended, but not how far its last run came.
             rest = re.sub(r"^round .*\n?", "", parts[-1], flags=re.MULTILINE)

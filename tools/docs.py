@@ -22,7 +22,7 @@ from flare.config import key
 from flare.config.levels import Experiment, Sweep, Tuning, keys
 from flare.config.schema import SCHEMA, build
 from flare.datasets import partitions
-from flare.engine import probes, schedules
+from flare.engine import probes, schedules, server
 from flare.settings import LARGEST
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,6 +102,16 @@ def _probes() -> str:
     return _table(("probe", "what it measures"), rows)
 
 
+def _server_steps() -> str:
+    head = ("optimizer", "setting", "symbol", "meaning", "default, range")
+    out: list[tuple[str, ...]] = []
+    for name, step in server.OPTIMIZERS.items():
+        out.append((f"`{name}`", "", "", _plain(" ".join(str(step.__doc__).split())), ""))
+        for field in dataclasses.fields(step):
+            out.append(("", f"`{field.name}`", _symbol(field), _meaning(field), _default(field)))
+    return _table(head, out)
+
+
 def _first_paragraph(file: Path) -> str:
     said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
     return " ".join(said.split("\n\n")[0].split())
@@ -141,6 +151,8 @@ def _range(field: key.Field) -> str:
         said = [f"{words} {_value(bound)}" for words, bound in bounds.items() if bound is not None]
     if said and ("axis" in facts or str(field.type).startswith("list")):
         said[0] = f"each {said[0]}"
+    if facts.get("choices"):
+        said = [", ".join(f"`{choice}`" for choice in facts["choices"] if choice != field.default)]
     others = [f"`{word}`" for word in facts.get("words", ()) if word != field.default]
     if others:
         said.append(f"or {', '.join(others)}")
@@ -168,6 +180,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "models": lambda: plugin_table("model", _models()),
     "partition schemes": lambda: plugin_table("scheme", _modules(partitions)),
     "schedules": lambda: plugin_table("schedule", _modules(schedules)),
+    "server steps": _server_steps,
     "probes": _probes,
 }
 

@@ -34,6 +34,7 @@ MODELS = {
     " --batch-size 8 --sample-text 40 --partition scheme=contiguous samples_per_client=20",
 }
 METHODS = {"flare": "tau=0.05 tau_decay=1.1 pull_steps=2", "fedprox": "mu=0.05 mu_decay=1.02"}
+WITHOUT_MOMENTUM = ("dgc", "scafcom")
 COMMON = "--clients 5 --rounds 5 --local-epochs 2 --evaluate-every 2 --seed 3 --experiment matrix --wandb disabled"
 
 
@@ -51,6 +52,7 @@ def matrix(methods: list[str]) -> Iterator[tuple[str, list[str]]]:
                     for available in (5, 3):
                         own = METHODS.get(method)
                         words = [*flags.split(), *COMMON.split(), "--method", method, "--engine", engine]
+                        words += ["--momentum", "0"] if method in WITHOUT_MOMENTUM else []
                         words += ["--fidelity", fidelity, "--available", str(available)]
                         words += ["--keep", "dense" if method == "fedavg" else "2e-2"]
                         words += ["--method-settings", *own.split()] if own else []
@@ -97,10 +99,11 @@ def resumed() -> Iterator[tuple[str, str]]:
             model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3))
             states: list[dict[str, object]] = []
             found = hashlib.sha256()
+            momentum = 0 if method in WITHOUT_MOMENTUM else 0.9
             arguments = dict(
                 test=clients[0], method=method, settings={}, keep="dense" if method == "fedavg" else 0.1, rounds=5,
-                local_epochs=2, batch_size=5, learning_rate=0.1, momentum=0.9, available=3, evaluate_every=1, seed=4,
-                shuffle=True, staleness=True, together=together,
+                local_epochs=2, batch_size=5, learning_rate=0.1, momentum=momentum, available=3, evaluate_every=1,
+                seed=4, shuffle=True, staleness=True, together=together,
             )  # fmt: skip
             keep = lambda state, out=states: out.append(copy.deepcopy(state))  # noqa: E731
             whole = flare.simulate(model, clients, on_state=keep, **arguments)

@@ -34,7 +34,7 @@ def run(pause: Callable[..., None], name: str, method: str, keep: str, copies: s
         local_epochs=1,
         batch_size=workload.batch,
         learning_rate=LEARNING_RATE,
-        momentum=MOMENTUM,
+        momentum=0 if method in ("dgc", "scafcom") else MOMENTUM,  # which take no other
         participants=[workload.ids(round_) for round_ in range(rounds)],
         evaluate_every=rounds,
         on_round=(lambda _, weights: latest.update(weights)) if copies else None,

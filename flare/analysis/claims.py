@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from flare.analysis import overall
 from flare.analysis.comparing import cells_of, gains, losses, pairs
 from flare.analysis.level import LEVEL, percent
-from flare.analysis.rules import CLAIMS, GENERAL
+from flare.analysis.rules import CLAIMS, GENERAL, SEEDS
+from flare.analysis.statistics import holm
 from flare.analysis.tables import read_table
 from flare.analysis.text import NONE, TIMES, csv, latex, markdown
 from flare.columns import CLAIMS as COLUMNS
@@ -25,26 +28,73 @@ from flare.files import write_whole
 def judge(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per comparison that the runs (rows of runs.csv) allow, by claim and in their order.
 
-    Differences are percentage points of final test accuracy or, for the sparsity gain, a ratio. n: seeds compared.
-    reference: of "unavailable", the experiment of the family in which the most clients answer; else empty.
+    Differences are percentage points of late test accuracy or, for the sparsity gain, a ratio. n: seeds compared.
+    reference: of "unavailable", the experiment of the family in which the most clients answer; else empty. diverged:
+    runs of the compared that did; verdict_if_chance: the verdict if they count as guessing a class.
     """
+    rows = _rows(runs)
+    guessed = rows
+    if (runs["status"] == "diverged").any():
+        guessed = _rows(_as_chance(runs))
+    otherwise = {_compared_cells(row): row["verdict"] for row in guessed}
+    for row in rows:
+        row["verdict_if_chance"] = otherwise.get(_compared_cells(row), "")
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _rows(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of the table, after Holm's correction over those of one claim that the seeds allow to decide."""
     cells = cells_of(runs)
     rows = list(itertools.chain(pairs(cells), gains(cells), losses(cells, runs)))
     order = {name: place for place, name in enumerate(CLAIMS)}
     rows.sort(key=lambda row: order[row["claim"]])
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    for row in rows:
+        for side, method, keep in (("", "method", "keep"), ("baseline_", "baseline", "baseline_keep")):
+            cell = cells.get((row["experiment"], row["local_epochs"], row[method], row[keep]))
+            row[f"{side}effective_keep"] = cell.effective_keep if cell else math.nan
+    for name in CLAIMS:
+        family = [row for row in rows if row["claim"] == name and _can_be_decided(row)]
+        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = p
+            if row["verdict"] in ("supported", "refuted") and p >= 1 - LEVEL:
+                said = f"not after Holm's correction over {len(family)} comparisons: would be {row['verdict']}"
+                row |= {"verdict": "undecided", "reason": "; ".join(filter(None, (said, row["reason"])))}
+    return rows
+
+
+def _can_be_decided(row: Mapping[str, Any]) -> bool:
+    return bool(row["n"] >= SEEDS and not row["diverged"] and not math.isnan(row["p"]))
+
+
+def _compared_cells(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What makes a row the same one: of a gain, the keeps are what was found."""
+    names = ("claim", "experiment", "reference", "local_epochs", "method", "baseline")
+    keeps = () if row["claim"] == "gain" else (row["keep"], row["baseline_keep"])
+    return (*(row[name] for name in names), *keeps)
+
+
+def _as_chance(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs, those that diverged as finished ones that guess one of the data set's classes."""
+    lost = runs["status"] == "diverged"
+    chance = {name: overall.chance(str(name)) for name in runs.loc[lost, "dataset"].unique()}
+    out = runs.copy()
+    out.loc[lost, "late_accuracy"] = runs.loc[lost, "dataset"].map(chance)
+    out.loc[lost, "status"] = "finished"
+    return out[out["late_accuracy"].notna()]
 
 
 def write(folder: Path) -> None:
-    """Write claims.csv, claims.md and claims.tex into the folder of tables, from its runs.csv."""
-    judged = judge(read_table(folder, "runs"))
+    """Write claims and overall, each as .csv, .md and .tex, into the folder of tables, from its runs.csv."""
+    runs = read_table(folder, "runs")
+    judged = judge(runs)
+    overall.write(folder, runs, judged)
     people = _as_text(judged)
     rules = [f"{name}: {claim.statement}. Rule: {claim.rule} ({claim.unit})." for name, claim in CLAIMS.items()]
     lines = [*rules, GENERAL]
     table = markdown(people, left=("claim", "experiment", "compared", "verdict"))
     write_whole(folder / "claims.csv", csv(judged))
     write_whole(folder / "claims.md", "\n".join([table, *(f"- {line}" for line in lines), ""]).encode())
-    write_whole(folder / "claims.tex", latex(people, "llrlrrrl", notes=lines).encode())
+    write_whole(folder / "claims.tex", latex(people, "llrlrrrrl", notes=lines).encode())
 
 
 def _as_text(judged: pd.DataFrame) -> pd.DataFrame:
@@ -61,11 +111,19 @@ def _as_text(judged: pd.DataFrame) -> pd.DataFrame:
                 NONE if math.isnan(row.low) else f"{_number(row.low, row.unit)} to {_number(row.high, row.unit)}"
                 for row in rows
             ],
+            "p (Holm)": [NONE if math.isnan(row.p_holm) else f"{row.p_holm:.2g}" for row in rows],
             "n": judged["n"].astype("str"),
-            "verdict": [f"{row.verdict} ({row.reason})" if row.reason else row.verdict for row in rows],
+            "verdict": [_verdict(row) for row in rows],
         },
         dtype="str",
     )
+
+
+def _verdict(row: Any) -> str:
+    """The verdict with its reason, and what it would be if diverged runs counted."""
+    otherwise = f"{row.verdict_if_chance} if they count as chance" if row.diverged and row.verdict_if_chance else ""
+    said = "; ".join(filter(None, (row.reason, otherwise)))
+    return f"{row.verdict} ({said})" if said else str(row.verdict)
 
 
 def _number(value: float, unit: str) -> str:

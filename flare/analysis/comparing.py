@@ -2,13 +2,13 @@
 
 A cell is the runs of one experiment, local_epochs, method and keep. What two methods of one seed have in common (data,
 initial weights, clients that answer) cancels out in their difference. A claim that the interval cannot decide stays
-undecided.
+undecided. How sparse a cell is, is measured: what its runs sent, as a share of what dense messages would have taken.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from flare.analysis.level import percent
-from flare.analysis.rules import CLAIMS, DENSE, METHOD, SEEDS, SHARE, SPARSER
-from flare.analysis.statistics import RESAMPLES, fraction, percentile_interval, resampled_means
-
-# What is nearer than this, in points, differs by how numbers are rounded.
-_NOISE = 1e-9
+from flare.analysis.rules import CLAIMS, DENSE, METHOD, NEAR, SEEDS, SHARE, SPARSER
+from flare.analysis.statistics import MOST_SEEDS, NOISE, Paired, fraction, paired, seeds_to_decide
 
 # Experiment, local_epochs, method, keep.
 Key = tuple[str, int, str, str]
@@ -29,11 +26,16 @@ Key = tuple[str, int, str, str]
 
 @dataclass(frozen=True)
 class Cell:
-    """Final accuracy in percent of the finished runs, by seed; how many diverged; whether a study chose settings."""
+    """Late accuracy in percent of the finished runs, by seed; how many diverged; whether a study chose settings.
+
+    uplink: the mean share of dense messages' bits that its runs sent; effective_keep: of their entries.
+    """
 
     accuracy: pd.Series[float]
     diverged: int
     tuned: bool
+    uplink: float
+    effective_keep: float
 
 
 Cells = dict[Any, Cell]  # by Key
@@ -43,9 +45,11 @@ def cells_of(runs: pd.DataFrame) -> Cells:
     """The cells of the runs (rows of runs.csv), in their order."""
     return {
         key: Cell(
-            pd.Series(100 * done["final_accuracy"].to_numpy(), index=done["seed"].to_numpy()),
+            pd.Series(100 * done["late_accuracy"].to_numpy(), index=done["seed"].to_numpy()),
             int((cell["status"] == "diverged").sum()),
             bool(cell["tuned"].any()),
+            float((1 / cell["compression"]).mean()),
+            float(cell["effective_keep"].mean()),
         )
         for key, cell in runs.groupby(["experiment", "local_epochs", "method", "keep"], sort=False)
         for done in [cell[cell["status"] == "finished"]]
@@ -57,10 +61,11 @@ def pairs(cells: Cells) -> Iterator[dict[str, Any]]:
     for key, own in _of_flare(cells):
         for (*place, method, keep), other in cells.items():
             claim = _claim_of_pair(key[3], method, keep) if tuple(place) == key[:2] else None
-            if claim:
+            if claim == "sparser":
+                yield _sparser(key, own, method, {k[3]: cell for k, cell in _keeps_of(cells, key, method)}, keep)
+            elif claim:
                 frame = _common(own, other)
-                means = resampled_means(frame[0] - frame[1])
-                yield _row(claim, key, method, keep) | _decide(claim, means, len(frame), {METHOD: own, method: other})
+                yield _row(claim, key, method, keep) | _decide(claim, frame[0] - frame[1], {METHOD: own, method: other})
 
 
 def _claim_of_pair(keep: str, method: str, other_keep: str) -> str | None:
@@ -73,6 +78,36 @@ def _claim_of_pair(keep: str, method: str, other_keep: str) -> str | None:
         return "better"
     sparser = math.isclose(fraction(other_keep), SPARSER * fraction(keep), rel_tol=1e-9)
     return "sparser" if sparser else None
+
+
+def _keeps_of(cells: Cells, key: Key, method: str) -> list[tuple[Key, Cell]]:
+    """The sparse cells of a method beside the cell of that key."""
+    return [(k, cell) for k, cell in cells.items() if k[:3] == (*key[:2], method) and k[3] != "dense"]
+
+
+def _sparser(key: Key, own: Cell, method: str, keeps: Mapping[str, Cell], nominal: str) -> dict[str, Any]:
+    """FLARE at a keep against a baseline that sends SPARSER times as much, whatever keep that is."""
+    row = _row("sparser", key, method, nominal)
+    wanted = SPARSER * own.uplink
+    nearest = min(keeps, key=lambda keep: abs(math.log(keeps[keep].uplink / wanted)))
+    below = max((k for k in keeps if keeps[k].uplink < wanted), key=lambda k: keeps[k].uplink, default=None)
+    above = min((k for k in keeps if keeps[k].uplink >= wanted), key=lambda k: keeps[k].uplink, default=None)
+    if abs(keeps[nearest].uplink / wanted - 1) <= NEAR:
+        frame = _common(own, keeps[nearest])
+        return row | _decide("sparser", frame[0] - frame[1], {METHOD: own, method: keeps[nearest]})
+    if below is None or above is None:
+        times = keeps[nominal].uplink / own.uplink
+        frame = _common(own, keeps[nominal])
+        row |= _decide("sparser", frame[0] - frame[1], {METHOD: own, method: keeps[nominal]})
+        reason = f"{method} {nominal} sends {times:.3g} times as much, and no other keep {SPARSER:g} times"
+        return row | {"verdict": "undecided", "reason": reason}
+    frame = _common(own, keeps[below], keeps[above])
+    low, high = (math.log(keeps[keep].uplink) for keep in (below, above))
+    share = (math.log(wanted) - low) / (high - low)
+    between = (1 - share) * frame[1] + share * frame[2]
+    compared = {METHOD: own, f"{method} {below}": keeps[below], f"{method} {above}": keeps[above]}
+    note = f"{method} between {below} and {above}, where it sends {SPARSER:g} times as much"
+    return row | _decide("sparser", frame[0] - between, compared, notes=[note])
 
 
 def gains(cells: Cells) -> Iterator[dict[str, Any]]:
@@ -91,53 +126,73 @@ def gains(cells: Cells) -> Iterator[dict[str, Any]]:
 
 
 def _gain(experiment: str, epochs: int, dense: Cell, keeps: Mapping[str, dict[str, Cell]]) -> dict[str, Any]:
-    """The sparsity gain of the first method over the second: how many times smaller a keep suffices."""
+    """The sparsity gain of the first method over the second: how many times less uplink suffices."""
     method, baseline = keeps
-    reached, n = _smallest_keeps(dense, keeps)
-    # If neither reaches it, a resample shows no gain.
-    neither = np.isinf(reached[method]) & np.isinf(reached[baseline])
-    with np.errstate(invalid="ignore"):
-        ratio = np.where(neither, 1.0, reached[baseline] / reached[method])
-    smallest = {name: _spelt(keeps[name], float(found[0])) for name, found in reached.items()}
+    whole = {
+        (name, keep): cell.accuracy for name, own in keeps.items() for keep, cell in own.items() if not cell.diverged
+    }
+    accuracy = pd.DataFrame({("dense", "dense"): dense.accuracy, **whole}).dropna()
+    goal = SHARE * accuracy["dense", "dense"] - NOISE
+    smallest = {name: _smallest_keep(accuracy, goal, name, keeps[name]) for name in keeps}
+    ranges = {name: _reached(accuracy, goal, name, keeps[name]) for name in keeps}
+    least, most = ranges[baseline][0] - ranges[method][1], ranges[baseline][1] - ranges[method][0]
+    # Where the keeps of the sweep end, a ratio is known to lie between two: the one nearest to 1 counts.
+    bounded = int((least < most).sum())
+    notes = [f"a bound in {bounded} of {len(accuracy)} seeds"] if bounded else []
     row = _row("gain", (experiment, epochs, method, smallest[method]), baseline, smallest[baseline])
     sides = {name: next(iter(keeps[name].values())) for name in keeps}
-    row |= _decide("gain", ratio, n, {DENSE: dense}, tuned=sides)
+    values = pd.Series(np.clip(0.0, least, most), index=accuracy.index)
+    row |= _decide("gain", values, {DENSE: dense}, tuned=sides, notes=notes)
     # Such a run might have reached it, and so decides nothing, as in the other claims.
-    lost = [
-        f"{name} {keep}: {cell.diverged} diverged"
+    gone = {
+        f"{name} {keep}": cell.diverged
         for name in keeps
         for keep, cell in keeps[name].items()
-        if cell.diverged and fraction(keep) < reached[name][0]
-    ]
-    decided = n >= SEEDS and not dense.diverged
+        if cell.diverged and (smallest[name] == "none" or fraction(keep) < fraction(smallest[name]))
+    }
+    row["diverged"] += sum(gone.values())
+    lost = [f"{name}: {count} diverged" for name, count in gone.items()]
+    decided = len(accuracy) >= SEEDS and not dense.diverged
     if lost and decided:
         row |= {"verdict": "undecided", "reason": "; ".join(lost)}
-    if neither[0]:
-        row |= {"difference": math.nan, "low": math.nan, "high": math.nan, "verdict": "undecided"}
+    if set(smallest.values()) == {"none"}:
+        row |= {"verdict": "undecided"} | dict.fromkeys(("difference", "low", "high", "p", "p_signflip"), math.nan)
         if decided:
             said = f"neither reaches {percent(SHARE)} of dense fedavg at a keep of the sweep"
             row["reason"] = "; ".join([said, *lost])
     return row
 
 
-def _smallest_keeps(dense: Cell, keeps: Mapping[str, dict[str, Cell]]) -> tuple[dict[str, NDArray[np.float64]], int]:
-    """Per method its smallest keep, of those without a diverged run, that reaches SHARE of dense FedAvg's accuracy
-    (inf: none does), in the seeds that all finished and in their resamples; and the number of those seeds.
+def _smallest_keep(accuracy: pd.DataFrame, goal: pd.Series[float], name: str, cells: Mapping[str, Cell]) -> str:
+    """The smallest keep of a method at which the mean reaches that of the goal; "none" if there is none."""
+    there = [keep for keep in cells if (name, keep) in accuracy]
+    enough = [keep for keep in there if len(goal) and accuracy[name, keep].mean() >= goal.mean()]
+    return min(enough, key=fraction, default="none")
+
+
+def _reached(
+    accuracy: pd.DataFrame, goal: pd.Series[float], name: str, cells: Mapping[str, Cell]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Between which logarithms to base 10 of its uplink a method reaches the goal in each seed: the two are one where
+    it does so between two keeps; infinite where the keeps end.
     """
-    whole = {
-        (method, keep): cell.accuracy
-        for method, own in keeps.items()
-        for keep, cell in own.items()
-        if not cell.diverged
-    }
-    accuracy = pd.DataFrame({("dense", "dense"): dense.accuracy, **whole}).dropna()
-    means = {key: resampled_means(accuracy[key]) for key in accuracy}
-    reached = {method: np.full(1 + RESAMPLES, math.inf) for method in keeps}
-    for method, keep in whole:
-        enough = means[method, keep] >= SHARE * means["dense", "dense"] - _NOISE
-        smaller = np.minimum(reached[method], fraction(keep))
-        reached[method] = np.where(enough, smaller, reached[method])
-    return reached, len(accuracy)
+    there = sorted((keep for keep in cells if (name, keep) in accuracy), key=lambda keep: cells[keep].uplink)
+    least, most = np.full(len(goal), -math.inf), np.full(len(goal), math.inf)
+    if not there:
+        return least, most
+    uplink = np.log10([cells[keep].uplink for keep in there])
+    table = accuracy[[(name, keep) for keep in there]].to_numpy()
+    for place, (row, wanted) in enumerate(zip(table, goal, strict=True)):
+        enough = np.flatnonzero(row >= wanted)
+        if not len(enough):
+            least[place] = uplink[-1]
+        elif enough[0] == 0:
+            most[place] = uplink[0]
+        else:
+            i = enough[0]
+            share = (wanted - row[i - 1]) / (row[i] - row[i - 1])
+            least[place] = most[place] = uplink[i - 1] + share * (uplink[i] - uplink[i - 1])
+    return least, most
 
 
 def losses(cells: Cells, runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -161,11 +216,11 @@ def _losses_of(cells: Cells, key: Key, own: Cell, reference: str) -> Iterator[di
         if not same or method == METHOD or own_full is None or full is None:
             continue
         frame = _common(own_full, own, full, other)
-        means = resampled_means((frame[2] - frame[3]) - (frame[0] - frame[1]))
+        values = (frame[2] - frame[3]) - (frame[0] - frame[1])
         compared = {METHOD: own, method: other}
         compared |= {f"{METHOD} in {reference}": own_full, f"{method} in {reference}": full}
         row = _row("unavailable", key, method, keep) | {"reference": reference}
-        yield row | _decide("unavailable", means, len(frame), compared)
+        yield row | _decide("unavailable", values, compared)
 
 
 def _of_flare(cells: Cells) -> list[tuple[Key, Cell]]:
@@ -194,54 +249,67 @@ def _row(claim: str, key: Key, baseline: str, baseline_keep: str) -> dict[str, A
 
 def _decide(
     claim: str,
-    values: NDArray[np.float64],
-    n: int,
+    values: pd.Series[float],
     compared: Mapping[str, Cell],
     tuned: Mapping[str, Cell] | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The rest of a row, from the difference in n seeds and, behind it, in their resamples: interval and verdict.
+    """The rest of a row, from the differences by seed (of a ratio: its logarithms): numbers and verdict.
 
-    tuned: the cells that are to be tuned alike, if they are not the compared.
+    tuned: the cells that are to be tuned alike, if they are not the compared. notes: what else there is to say.
     """
-    low = high = math.nan
-    if n > 1:
-        low, high = map(_plain, percentile_interval(values[1:]))
-    verdict, reason = _verdict(CLAIMS[claim].threshold, low, high, n, compared)
+    rule = CLAIMS[claim]
+    ratio = rule.unit == "ratio"
+    threshold = math.log10(rule.threshold) if ratio else rule.threshold
+    found = paired(values.to_numpy(dtype="float64"), threshold)
+    verdict, reason = _verdict(found, rule.threshold, threshold, rule.margin, compared)
     chosen = {name: cell.tuned for name, cell in (tuned or compared).items()}
-    if any(chosen.values()) and not all(chosen.values()):
-        only = ", ".join(name for name, cell in chosen.items() if cell)
-        reason = "; ".join(filter(None, (reason, f"tuned: only {only}")))
+    only = ", ".join(name for name, cell in chosen.items() if cell) if not all(chosen.values()) else ""
+    said = [reason, *notes, f"tuned: only {only}" if only else ""]
+
+    def shown(value: float) -> float:
+        return _plain(10**value if ratio else value)
+
     return {
-        "difference": _plain(values[0]),
-        "low": low,
-        "high": high,
-        "unit": CLAIMS[claim].unit,
-        "n": n,
+        "difference": shown(found.mean),
+        "low": shown(found.low),
+        "high": shown(found.high),
+        "unit": rule.unit,
+        "n": found.n,
         "verdict": verdict,
-        "reason": reason,
-        "rule": CLAIMS[claim].rule,
+        "reason": "; ".join(filter(None, said)),
+        "rule": rule.rule,
+        "p": found.p,
+        "p_signflip": found.p_signflip,
+        "won": found.won,
+        "won_low": found.won_low,
+        "won_high": found.won_high,
+        "detectable": shown(found.detectable),
+        "diverged": sum(cell.diverged for cell in compared.values()),
     }
 
 
-def _verdict(threshold: float, low: float, high: float, n: int, compared: Mapping[str, Cell]) -> tuple[str, str]:
-    """What the interval decides, and why if it is nothing."""
+def _verdict(
+    found: Paired, asked: float, threshold: float, margin: float | None, compared: Mapping[str, Cell]
+) -> tuple[str, str]:
+    """What the interval decides, and why if it is nothing. asked: the threshold as the rule has it."""
     lost = [f"{name}: {cell.diverged} diverged" for name, cell in compared.items() if cell.diverged]
     if lost:
         return "undecided", "; ".join(lost)
-    if n < SEEDS:
-        return "undecided", f"{n} seed{'s' * (n != 1)}, {SEEDS} needed"
-    if low > threshold:
+    seeds = seeds_to_decide(found, threshold, margin) if found.n > 1 else 0
+    would = f"more than {MOST_SEEDS:,}" if seeds is None else f"about {seeds}"
+    if found.n < SEEDS:
+        more = "" if seeds is not None and seeds <= SEEDS else f", {would} by their spread"
+        return "undecided", f"{found.n} seed{'s' * (found.n != 1)}, {SEEDS} needed{more}"
+    if found.low > threshold:
         return "supported", ""
-    if high < threshold:
+    if found.high < threshold:
         return "refuted", ""
-    return "undecided", f"{threshold:g} lies in the interval"
+    if margin is not None and -margin < found.low and found.high < margin:
+        return "equal", ""
+    return "undecided", f"{asked:g} lies in the interval, {would} seeds would decide"
 
 
-def _plain(value: np.float64) -> float:
+def _plain(value: float) -> float:
     """Without the noise of its last digits, and no negative zero: a difference of nothing is 0."""
     return round(float(value), 9) + 0.0
-
-
-def _spelt(keeps: Mapping[str, Cell], value: float) -> str:
-    """The keep as the configuration spells it; "none" if none was reached."""
-    return next((keep for keep in keeps if fraction(keep) == value), "none")

@@ -8,7 +8,7 @@ from pathlib import Path
 import mistune
 
 from flare.errors import DataError
-from flare.files import write_whole
+from flare.files import SMALL, read_bytes, write_whole
 
 _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; color: #222; margin: 1.5em; }
@@ -26,7 +26,7 @@ def render(source: Path, output: Path) -> None:
     Raises DataError, one line, if it cannot be read. Rendering: the library mistune.
     """
     try:
-        text = source.read_text(encoding="utf-8")
+        text = read_bytes(source, 16 * SMALL).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{source}: {error}") from None
     body = mistune.create_markdown(escape=True, plugins=["table"])(text)

@@ -1,4 +1,4 @@
-"""Reading what runs left behind: every run's files are checked against each other, its folder and its settings."""
+"""What the tables take from the runs' files, which `flare.runs.reading` holds to each other and to their folder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flare.columns import COSTS, IDENTITY, ROUNDS, RUNS
+from flare.analysis import sending
+from flare.columns import COSTS, RUNS
+from flare.config.run import NESTED
 from flare.errors import DataError, shown
+from flare.runs.reading import DERIVED, read
 from flare.runs.record import settings_digest
 
 # What a row of a table has that run.json does not: it follows from the run's settings, or from the other runs.
-_DERIVED = ("available", "family")
+_TRAFFIC = (
+    *("effective_keep", "uplink_bits_golomb", "uplink_bits_entropy", "downlink_bits_delta", "total_bits"),
+    *("compression_total", "compression_total_delta"),
+)
+# The column of the probe that counts a downlink of changes alone.
+_DELTA = b"downlink_delta_bits"
+# The late accuracy of a run is the mean of so many last evaluations, unless it is said otherwise.
+LATE = 5
 
 
 def expand(pattern: str) -> list[str]:
@@ -31,99 +41,58 @@ def expand(pattern: str) -> list[str]:
     return ["".join(chosen) for chosen in itertools.product(*choices)]
 
 
-def read_run(folder: Path) -> tuple[dict[str, Any], bytes]:
+def read_run(folder: Path, late: int = LATE) -> tuple[dict[str, Any], bytes]:
     """What the tables need of run.json, and rounds.csv; DataError, one line, if something is missing or mixed up.
 
     Beside the columns of RUNS and COSTS: "digest", that of the run's settings; "settings", those of them that a family
-    of experiments shares; "versions", of what decides a run's bits.
+    of experiments shares; "versions", of what decides a run's bits. late: evaluations that its late accuracy is of.
     """
-    found, rounds = _read_files(folder)
+    found, rounds = read(folder)
     settings = found["config"]
-    record = {name: found[name] for name in {**RUNS, **COSTS} if name not in _DERIVED}
+    record = {name: found[name] for name in {**RUNS, **COSTS} if name not in DERIVED}
     try:
         record["available"] = settings.get("available") or settings.get("clients")
         record["digest"] = settings_digest(settings)
         record["settings"] = _without_availability(settings)
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise DataError(f"{folder}/run.json: config: not the settings of a run") from None
-    _check_record(folder, record)
-    _check_rounds(folder / "rounds.csv", record, rounds)
+    record["steps_per_round"] = sending.steps(settings)
+    last = [value for value in _values(rounds, b"test_accuracy") if value is not None][-late:]
+    record["late_accuracy"] = math.fsum(last) / len(last) if last else None
+    delta = _values(rounds, _DELTA)
+    record |= _traffic(record, settings, delta[-1] if delta and record["status"] == "finished" else None)
     record["versions"] = found.get("versions")
     return record, rounds
 
 
-def _read_files(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """run.json, which has all keys that are needed, and rounds.csv."""
-    try:
-        found = json.loads((folder / "run.json").read_bytes())
-        rounds = (folder / "rounds.csv").read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{folder}: {Path(error.filename).name} is missing; this run is not finished") from None
-    except OSError as error:
-        raise DataError(f"{folder}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{folder}/run.json: not JSON: {error}") from None
-    if not isinstance(found, dict) or not isinstance(found.get("config", {}), dict):
-        raise DataError(f"{folder}/run.json: not the record of a run")
-    missing = [name for name in ("config", *RUNS, *COSTS) if name not in found and name not in _DERIVED]
-    if missing:
-        raise DataError(f"{folder}/run.json: {missing[0]} is missing")
-    return found, rounds
+def _traffic(record: Mapping[str, Any], settings: Mapping[str, Any], delta: float | None) -> dict[str, Any]:
+    """The columns that follow from what a run sent: both ways together, and as other codes would have it."""
+    up, down, times = record["uplink_bits"], record["downlink_bits"], record["compression"]
+    out: dict[str, Any] = dict.fromkeys(_TRAFFIC) | {"total_bits": None if up is None or down is None else up + down}
+    if not up or not times or not record["parameters"]:
+        return out
+    # Dense messages, and as much back.
+    dense = 2 * round(times * up)
+    out["compression_total"] = dense / (up + down) if down is not None else None
+    if delta is not None:
+        out |= {"downlink_bits_delta": int(delta), "compression_total_delta": dense / (up + int(delta))}
+    held = sending.sent(settings, record["parameters"], times)
+    if held:
+        messages = times * up / (32 * record["parameters"])
+        out["effective_keep"] = held.effective_keep
+        out["uplink_bits_golomb"] = round(messages * held.golomb)
+        out["uplink_bits_entropy"] = round(messages * held.entropy)
+    return out
 
 
-def _check_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Raise DataError if run.json is of another run than its folder, or a value of it has another type."""
-    if record["status"] not in ("finished", "diverged"):
-        raise DataError(f"{folder}/run.json: status: {record['status']!r}; finished or diverged")
-    named = Path(*folder.absolute().parts[-5:])
-    said = Path(
-        *(str(record["experiment"]), str(record["method"]), f"keep-{record['keep']}"),
-        *(f"epochs-{record['local_epochs']}", f"seed-{record['seed']}"),
-    )
-    if named != said:
-        raise DataError(f"{folder}: run.json is of another run, {said}")
-    for name, kind in {**RUNS, **COSTS}.items():
-        if name not in (*IDENTITY, "status", "tuned") and not _fits(record.get(name), kind):
-            word = "text" if kind is str else "number"
-            raise DataError(f"{folder}/run.json: {name}: {shown(record[name])} is no {word}")
-    if not isinstance(record["tuned"], bool):
-        raise DataError(f"{folder}/run.json: tuned: {shown(record['tuned'])}; true or false")
-
-
-def _fits(value: Any, kind: type) -> bool:
-    """Whether a value of run.json is of a column's type, and not too large for it; or is not there."""
-    if value is None:
-        return True
-    if isinstance(value, bool) or (isinstance(value, int) and abs(value) >= 2**63):
-        return False
-    return isinstance(value, (int, float) if kind is float else kind)
-
-
-def _check_rounds(path: Path, record: Mapping[str, Any], content: bytes) -> None:
-    """Raise DataError if rounds.csv is not of the run in run.json."""
-    header, *rows = content.decode(errors="replace").split("\n")
-    columns = header.split(",")
-    if columns[: len(ROUNDS)] != list(ROUNDS) or not rows or rows.pop():
-        raise DataError(f"{path}: not whole, or its first line does not start with {','.join(ROUNDS)}")
-    identity = [str(record[name]) for name in IDENTITY]
-    # Compared as text: parsing a million rows for this would take most of the time.
-    start = ",".join(identity) + ","
-    last_round, accuracy, place = -1, math.nan, list(ROUNDS).index("test_accuracy") - len(IDENTITY)
-    for number, row in enumerate(rows, 2):
-        if not row.startswith(start):
-            for name, given, expected in zip(IDENTITY, row.split(","), identity, strict=False):
-                if given != expected:
-                    raise DataError(f"{path}: line {number}: {name} is {given!r}, and {expected!r} in run.json")
-        values = row[len(start) :].split(",")
-        try:
-            if len(values) != len(columns) - len(IDENTITY) or int(values[0]) <= last_round:
-                raise ValueError
-            last_round, accuracy = int(values[0]), float(values[place] or "nan")
-        except ValueError:
-            raise DataError(f"{path}: line {number}: {len(columns)} values expected, and rounds that ascend") from None
-    final = math.nan if record["final_accuracy"] is None else record["final_accuracy"]
-    if accuracy != final and not (math.isnan(accuracy) and math.isnan(final)):
-        raise DataError(f"{path}: its last test_accuracy is {accuracy}, and final_accuracy is {final} in run.json")
+def _values(content: bytes, column: bytes) -> list[float | None]:
+    """The values of a column of rounds.csv, None if one is empty; none at all if it has no such column."""
+    header, *rows = content.splitlines()
+    names = header.split(b",")
+    if column not in names:
+        return []
+    place = names.index(column)
+    return [float(value) if value else None for value in (row.split(b",")[place] for row in rows)]
 
 
 def _without_availability(settings: Mapping[str, Any]) -> str:
@@ -137,6 +106,8 @@ def _without_availability(settings: Mapping[str, Any]) -> str:
         for key, value in settings.items()
         if key not in ("experiment", "seed", "available", "tuned", "method_settings", *tuned)
     }
+    inside = settings.get(NESTED) or {}
+    others[NESTED] = {key: value for key, value in inside.items() if f"{NESTED}.{key}" not in tuned}
     own = {key: value for key, value in (settings.get("method_settings") or {}).items() if key not in tuned}
     return json.dumps([others, own, tuned], sort_keys=True)
 

@@ -13,8 +13,8 @@ all, in data or settings, and no caveat.
 from __future__ import annotations
 
 import csv
+import io
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from flare.analysis.reading import check_digest, check_versions
 from flare.analysis.statistics import t_interval
 from flare.columns import CELL, REFERENCE
 from flare.errors import DataError
-from flare.files import write_whole
+from flare.files import read_bytes, write_whole
+from flare.runs.reading import read as read_files
 from flare.runs.record import settings_digest
 
 SOURCE = "RanGreidi/FLARE-Federated-Learning-with-Accumulated-Regularized-Embeddings"
@@ -75,10 +76,10 @@ def compare(
 def _read_record(folder: Path, digest: str | None) -> dict[str, Any]:
     """run.json of a run that has the settings of that digest, if one is given."""
     try:
-        record: dict[str, Any] = json.loads((folder / "run.json").read_bytes())
+        record, _ = read_files(folder, place=False)
         found = settings_digest(record["config"])
-    except OSError as error:
-        raise DataError(f"{folder}/run.json: {error.strerror}") from None
+    except DataError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _no_record(folder, error) from None
     check_digest(folder, found, digest)
@@ -106,8 +107,7 @@ def _no_record(folder: Path, error: Exception) -> DataError:
 
 def _read(path: Path) -> list[dict[str, str]]:
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(io.StringIO(read_bytes(path).decode("utf-8"), newline="")))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except (ValueError, csv.Error) as error:
@@ -167,8 +167,8 @@ def _markdown(table: pd.DataFrame) -> str:
         "| :-- | :-- | :-- | --: | :-- | --: | --: | :-- | --: | :-- |",
     ]
     for row in table.to_dict("records"):
-        half = "" if row["n"] < 2 else f" ± {100 * (row['final_accuracy_high'] - row['final_accuracy']):.2f}"
-        ours = f"{100 * row['final_accuracy']:.2f}{half}" if row["n"] else "diverged"
+        names = ("n", "final_accuracy", "final_accuracy_low", "final_accuracy_high")
+        ours = text.accuracy_in_words(*(row[name] for name in names))
         theirs = f"{100 * float(row['reference_accuracy']):.2f}" if row["reference_accuracy"] else ""
         verdict = f"{row['comparable']}: {row['differs']}" if row["differs"] else row["comparable"] or "no such cell"
         words = [row["experiment"], row["method"], row["keep"], row["local_epochs"], row["dataset"], ours, row["n"]]

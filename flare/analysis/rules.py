@@ -6,11 +6,10 @@ times its sparsity, near dense FedAvg, and loses less if clients are unavailable
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from flare.analysis.level import LEVEL, percent
-from flare.analysis.statistics import RESAMPLES
+from flare.analysis.statistics import POWER
 
 METHOD, DENSE = "flare", "fedavg"
 # Accuracies this near, in points, are as good as each other.
@@ -18,70 +17,77 @@ MARGIN = 1.0
 # Of dense FedAvg's accuracy: what a method must reach for its keep to count.
 SHARE = 0.95
 SPARSER = 10.0
-# Seeds below which nothing is decided.
-SEEDS = 3
+# Uplinks this near to the one that is asked for, as a share of it, need no interpolation.
+NEAR = 0.05
+# Seeds below which nothing is decided: of five the exact test by signs cannot reach 5 %.
+SEEDS = 6
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim: what it says, what is measured, and the number that the interval must lie above."""
+    """A claim: what it says, what is measured, and the number that the interval must lie above.
+
+    margin: an interval within so much of 0, on both sides, says that there is no difference that matters.
+    """
 
     statement: str
     measure: str
     threshold: float
+    margin: float | None = None
     unit: str = "points"
 
     @property
     def rule(self) -> str:
         """The rule by which it is judged, as the tables state it."""
-        return f"{self.measure}: supported where low > {self.threshold:g}, refuted where high < {self.threshold:g}"
+        rule = f"{self.measure}: supported where low > {self.threshold:g}, refuted where high < {self.threshold:g}"
+        return rule if self.margin is None else f"{rule}, equal where all of it lies within ±{self.margin:g}"
 
 
 CLAIMS = {
     "better": Claim(
-        "FLARE is better than a baseline at the same keep", "final accuracy of flare minus that of the baseline", 0
+        "FLARE is better than a baseline at the same keep",
+        "late accuracy of flare minus that of the baseline",
+        0,
+        MARGIN,
     ),
     "sparser": Claim(
         f"FLARE is as good as a baseline at {SPARSER:g} times its sparsity",
-        f"final accuracy of flare minus that of the baseline at {SPARSER:g} times the keep",
+        f"late accuracy of flare minus that of the baseline at {SPARSER:g} times the measured uplink (between two keeps"
+        " by the logarithm of their uplinks)",
         -MARGIN,
     ),
     "dense": Claim(
         f"FLARE is within {MARGIN:g} point of dense FedAvg",
-        "final accuracy of flare minus that of dense fedavg",
+        "late accuracy of flare minus that of dense fedavg",
         -MARGIN,
     ),
     "gain": Claim(
         f"FLARE reaches {percent(SHARE)} of dense FedAvg at a smaller keep than a baseline (sparsity gain)",
-        f"the baseline's smallest keep with a mean final accuracy of at least {percent(SHARE)} of dense fedavg's, over"
-        " that of flare (inf: the baseline reaches it at no keep of the sweep, 0: flare does not)",
+        f"the measured uplink at which the baseline has a late accuracy of {percent(SHARE)} of dense fedavg's, over"
+        " that of flare (between two keeps by the logarithm of their uplinks)",
         1,
-        "ratio",
+        unit="ratio",
     ),
     "unavailable": Claim(
         "FLARE loses less than a baseline where clients are unavailable",
-        "what the baseline's final accuracy loses from the reference, in which more clients answer, minus what flare's"
+        "what the baseline's late accuracy loses from the reference, in which more clients answer, minus what flare's"
         " loses",
         0,
+        MARGIN,
     ),
 }
 
-
-def _spans_the_range() -> int:
-    """The most seeds of which the interval is the range: one value alone fills more of the resamples than is cut."""
-    return max(n for n in range(1, 100) if n**-n > (1 - LEVEL) / 2)
-
-
-def _covers() -> int:
-    """The fewest seeds whose range holds the median at the level: all of n lie on one side with 2^(1 - n)."""
-    return math.ceil(1 - math.log2(1 - LEVEL))
-
-
 GENERAL = (
-    f"Every interval is a {percent(LEVEL)} percentile bootstrap over seeds, paired by seed, of {RESAMPLES:,} resamples"
-    f" drawn with a fixed seed. Undecided: an interval on both sides, fewer than {SEEDS} seeds, or a diverged run among"
-    " the compared (for the sparsity gain: dense fedavg's, or one of a method at a smaller keep than it reaches; a keep"
-    f" with a diverged run does not count as reached). Of {_spans_the_range()} seeds the interval spans the smallest to"
-    f" the largest difference; below {_covers()} no such interval covers {percent(LEVEL)}. Where a study chose the"
-    " settings of some of the compared only, the verdict says so: what was tuned has the advantage."
+    f"Late accuracy is the mean of a run's last evaluations. Every interval is a paired {percent(LEVEL)} t-interval"
+    " over seeds (of the ratio's logarithm, for the sparsity gain), p that of Student's test of the number in the"
+    " rule, p_signflip the exact one by flipping signs, p_holm p after Holm's correction over the rows of the claim."
+    f" Supported or refuted: also p_holm < {1 - LEVEL:.2g}, and at least {SEEDS} seeds. Equal: of each row alone."
+    f" Undecided: none of these, fewer than {SEEDS} seeds, or a diverged run among the compared (for the sparsity"
+    " gain: dense fedavg's, or one of a method at a smaller keep than it reaches; a keep with a diverged run does not"
+    " count as reached); verdict_if_chance is the verdict if diverged runs count as guessing. How many seeds would"
+    " decide is from the observed mean and spread, before Holm's correction. detectable: the difference that is found"
+    f" {percent(POWER)} of the time. won: the share of the seeds in which the number lies above the rule's, with"
+    " Wilson's interval. Where the sweep's keeps end before the accuracy is reached, or reach it with the smallest, a"
+    " sparsity gain is the bound nearest to 1. Where a study chose the settings of some of the compared only, the"
+    " verdict says so: what was tuned has the advantage."
 )

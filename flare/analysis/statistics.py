@@ -1,18 +1,26 @@
-"""Statistics over seeds: Student's interval of a mean, the bootstrap's of any number, and the order of the keeps."""
+"""Statistics over seeds: Student's interval of a mean, paired differences against a threshold, order of the keeps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from flare.analysis.level import LEVEL
 
-RESAMPLES = 10_000
+# Of fewer than so many seeds people are shown the seeds themselves.
+FEWEST = 3
+# What is nearer than this, in points, differs by how numbers are rounded.
+NOISE = 1e-9
+# Of the smallest detectable difference.
+POWER = 0.8
+MOST_SEEDS = 1000
 
 
 def t_interval(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
@@ -27,26 +35,104 @@ def t_interval(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFr
     return pd.DataFrame({"n": n, "mean": mean, "low": mean - half, "high": mean + half})
 
 
-def resampled_means(values: pd.Series[float]) -> NDArray[np.float64]:
-    """The mean of n values, then those of RESAMPLES draws of n of them with replacement, (1 + RESAMPLES,).
+def shown_interval(frame: pd.DataFrame, by: Sequence[str], column: str, most: float = math.inf) -> pd.DataFrame:
+    """`t_interval` as a figure shows it: none of fewer than FEWEST, whose t is 12.7, and none beyond 0 and `most`."""
+    found = t_interval(frame, by, column)
+    limits = found[["low", "high"]].clip(0, most).where(found["n"] >= FEWEST)
+    return found.assign(low=limits["low"], high=limits["high"])
 
-    The draws depend on n alone, so that what is compared is drawn alike. NaN if there are no values.
+
+class Paired(NamedTuple):
+    """What differences by seed say of a threshold; NaN if there are too few of them."""
+
+    n: int
+    mean: float
+    # Student's interval of the mean.
+    low: float
+    high: float
+    # Two-sided, of "the mean is the threshold": by Student's t, and by flipping the signs.
+    p: float
+    p_signflip: float
+    # The share of the seeds above the threshold, with Wilson's interval.
+    won: float
+    won_low: float
+    won_high: float
+    # The distance from the threshold that so many seeds of such a spread would find with the power POWER.
+    detectable: float
+    spread: float
+
+
+def paired(differences: NDArray[np.floating[Any]], threshold: float) -> Paired:
+    """Student's paired t-test and interval ("The Probable Error of a Mean", Biometrika 1908) and what goes with them.
+
+    Without any spread the interval is the mean alone, and p is 0, or 1 if the mean is the threshold.
     """
-    n = len(values)
+    above = differences - threshold
+    n, nan = len(above), math.nan
     if not n:
-        return np.full(1 + RESAMPLES, math.nan)
-    draws = np.random.default_rng(n).integers(0, n, (RESAMPLES, n))
-    found: NDArray[np.float64] = values.to_numpy()[np.concatenate([np.arange(n)[None], draws])].sum(axis=1)
-    return found / n
+        return Paired(0, *(nan,) * 10)
+    mean = float(above.mean())
+    wins = scipy.stats.binomtest(int((above > NOISE).sum()), n).proportion_ci(LEVEL, "wilson")
+    won = (float((above > NOISE).mean()), float(wins.low), float(wins.high))
+    if n == 1:
+        return Paired(1, mean + threshold, nan, nan, nan, 1.0, *won, nan, nan)
+    spread = float(above.std(ddof=1))
+    if np.ptp(above) < NOISE:
+        flat = mean + threshold
+        p = 1.0 if abs(mean) < NOISE else 0.0
+        return Paired(n, flat, flat, flat, p, signflip(above), *won, 0.0, 0.0)
+    test = scipy.stats.ttest_1samp(above, 0.0)
+    low, high = (float(limit) + threshold for limit in test.confidence_interval(LEVEL))
+    error = spread / n**0.5
+    detectable = float(stdtrit(n - 1.0, (1 + LEVEL) / 2) + stdtrit(n - 1.0, POWER)) * error
+    return Paired(n, mean + threshold, low, high, float(test.pvalue), signflip(above), *won, detectable, spread)
 
 
-def percentile_interval(resampled: NDArray[np.float64]) -> tuple[np.float64, np.float64]:
-    """The limits between which LEVEL of the resampled values lie (Efron & Tibshirani, "An Introduction to the
-    Bootstrap", 1993, ch. 13).
+def signflip(differences: NDArray[np.floating[Any]]) -> float:
+    """The exact two-sided p of Fisher's test of a mean of 0: the share of all 2^n choices of signs whose sum is as far
+    from 0 as the given one ("The Design of Experiments", 1935). NaN of more than 40 differences.
+
+    scipy.stats.permutation_test lists all 2^n; here those of two halves are, sorted, so that 20 seeds take no time.
     """
-    cut = round(len(resampled) * (1 - LEVEL) / 2)
-    ordered = np.sort(resampled)
-    return ordered[cut], ordered[-cut - 1]
+    n, total = len(differences), abs(float(differences.sum()))
+    if n > 40:
+        return math.nan
+    if total < NOISE:
+        return 1.0
+    first, second = (_signed_sums(half) for half in (differences[: n // 2], differences[n // 2 :]))
+    as_far = len(second) - np.searchsorted(np.sort(second), total - NOISE - first)
+    return 2 * int(as_far.sum()) / 2**n
+
+
+def _signed_sums(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """The sums of the values with all choices of signs."""
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums - value, sums + value])
+    return sums
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """The p-values after Holm's correction ("A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian
+    Journal of Statistics 1979): the i-th smallest of m times m - i + 1, none below the one before it, at most 1.
+    """
+    order, out, least = sorted(range(len(p)), key=p.__getitem__), [1.0] * len(p), 0.0
+    for place, index in enumerate(order):
+        least = max(least, min(1.0, (len(p) - place) * p[index]))
+        out[index] = least
+    return out
+
+
+def seeds_to_decide(found: Paired, threshold: float, margin: float | None) -> int | None:
+    """How many seeds of the same mean and spread would give an interval without the threshold, or within the margin.
+
+    None: more than MOST_SEEDS.
+    """
+    gaps = [abs(found.mean - threshold)] + ([margin - abs(found.mean)] if margin is not None else [])
+    n = np.arange(2, MOST_SEEDS + 1)
+    half = stdtrit(n - 1.0, (1 + LEVEL) / 2) * found.spread / np.sqrt(n)
+    enough = n[half < max(gaps) - NOISE]
+    return int(enough[0]) if len(enough) else None
 
 
 def fraction(keep: str) -> float:

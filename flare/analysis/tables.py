@@ -7,7 +7,8 @@
     runs.csv     one row per run; nothing that changes when a run is repeated, so the file is byte-identical then.
                  available: clients that answer a round. family: the first experiment that differs from the run's own
                  in nothing but `available`, so the own one if there is no other. tuned: whether a study chose
-                 some of its settings
+                 some of its settings. late_accuracy: the mean of its last evaluations. effective_keep and
+                 the bits under other codes: `flare.analysis.sending`; the downlink of changes: its probe
     costs.csv    wall time, device and threads per run
     summary.csv  one row per cell (a run without its seed): see `summarise`
     summary.md, summary.tex   the same for people; the LaTeX table needs \\usepackage{booktabs}
@@ -26,11 +27,11 @@ from typing import Any
 import pandas as pd
 
 from flare.analysis import text
-from flare.analysis.reading import check_digest, check_versions, read_run
+from flare.analysis.reading import LATE, check_digest, check_versions, read_run
 from flare.analysis.statistics import fraction, t_interval
 from flare.columns import CELL, COSTS, IDENTITY, LABELS, OPTIONAL, ROUNDS, RUNS, SUMMARY, TRIALS, Columns
 from flare.errors import DataError, choose
-from flare.files import write_whole
+from flare.files import opened, write_whole
 from flare.settings import check_keep
 
 # Those that are read again, by name; the last two are of one experiment each.
@@ -39,19 +40,21 @@ _OF_ONE = {"labels": LABELS, "trials": TRIALS}
 _TEXT = {name for table in (_TABLES | _OF_ONE).values() for name, kind in table.items() if kind is str}
 
 
-def tabulate(folders: Sequence[Path], output: Path, settings: Sequence[str | None] | None = None) -> None:
+def tabulate(
+    folders: Sequence[Path], output: Path, settings: Sequence[str | None] | None = None, late: int = LATE
+) -> None:
     """Write all tables (see above) of the run folders into `output`, each file whole or not at all.
 
     settings: per folder, if it is known, the `settings_digest` that its run must have. Nothing is written if a run is
     missing, given twice, is not the one its folder names, has other settings, or was made with other versions than the
-    others: DataError, one line.
+    others: DataError, one line. late: evaluations at the end of a run whose mean is its late_accuracy.
     """
     if not folders:
         raise DataError("tabulate: no runs given; at least one run folder")
     records, rounds = [], []
     seen: dict[tuple[Any, ...], Path] = {}
     for folder, digest in itertools.zip_longest(map(Path, folders), settings or ()):
-        record, content = read_run(folder)
+        record, content = read_run(folder, late)
         check_digest(folder, record["digest"], digest)
         key = tuple(record[name] for name in IDENTITY)
         if key in seen:
@@ -108,9 +111,10 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per cell, from one row per run (columns of runs.csv).
 
     n: finished runs. diverged: runs that diverged. Everything else is over the finished runs and empty if there are
-    none: final_accuracy and best_accuracy are means, in 0..1, with the limits _low and _high of their t-interval (empty
-    if n = 1; not cut off at 0 and 1); final_loss and compression (dense bits / uplink bits) are means; uplink_bits is
-    the mean in whole bits.
+    none: final_accuracy, best_accuracy (a maximum over the test set, so optimistic) and late_accuracy are means, in
+    0..1, with the limits _low and _high of their t-interval (empty if n = 1; not cut off at 0 and 1); final_loss,
+    compression (dense bits / uplink bits), effective_keep (entries sent / entries there are) and compression_total
+    (both ways) are means; uplink_bits and total_bits are the means in whole bits.
 
     Order: experiments and, within one, methods as they first appear; keep descending, dense first; local_epochs.
     """
@@ -118,12 +122,13 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     cell = list(CELL)
     counted = runs.assign(n=runs["status"] == "finished", diverged=runs["status"] == "diverged")
     out = counted.groupby(cell, sort=False)[["n", "diverged"]].sum()
-    for name in ("final_accuracy", "best_accuracy"):
+    for name in ("final_accuracy", "best_accuracy", "late_accuracy"):
         interval = t_interval(finished, cell, name)
         out[[name, f"{name}_low", f"{name}_high"]] = interval[["mean", "low", "high"]]
-    means = finished.groupby(cell, sort=False)[["final_loss", "uplink_bits", "compression"]].mean()
-    out[["final_loss", "uplink_bits", "compression"]] = means
-    out["uplink_bits"] = out["uplink_bits"].round().astype("Int64")
+    averaged = ["final_loss", "uplink_bits", "compression", "effective_keep", "total_bits", "compression_total"]
+    out[averaged] = finished.groupby(cell, sort=False)[averaged].mean()
+    for name in ("uplink_bits", "total_bits"):
+        out[name] = out[name].round().astype("Int64")
     out = out.reset_index()
     # Rows are in order of first appearance here, so ngroup numbers experiments and methods in that order.
     order = pd.DataFrame(
@@ -169,17 +174,20 @@ def read_table(tables: Path, name: str) -> pd.DataFrame:
     path = tables / f"{name}.csv"
     needed = TRIALS if tables.name == "trials" else LABELS if name.startswith("labels/") else _TABLES.get(name, {})
     try:
-        table = pd.read_csv(
-            path,
-            # A column with empty fields is not int64.
-            dtype=dict.fromkeys(_TEXT, "str") | dict.fromkeys(OPTIONAL.get(name, ()), "Int64"),
-            # An experiment may be called "NA"; only an empty field is a missing number.
-            keep_default_na=False,
-            na_values=[""],
-        )
+        with opened(path) as file:
+            table = pd.read_csv(
+                file,
+                # A column with empty fields is not int64.
+                dtype=dict.fromkeys(_TEXT, "str") | dict.fromkeys(OPTIONAL.get(name, ()), "Int64"),
+                # An experiment may be called "NA"; only an empty field is a missing number.
+                keep_default_na=False,
+                na_values=[""],
+            )
         _check_columns(table, needed)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; make the tables first: python -m flare tabulate") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
     except (ValueError, TypeError, OverflowError) as error:  # also what pandas makes of bytes that are no CSV file
         said = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: not a table of this version ({said}); make it again: snakemake tables") from None

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
+from scipy.special import stdtrit
 
 from flare.analysis.level import LEVEL, percent
 from flare.runs.record import size
@@ -39,15 +40,27 @@ def latex(people: pd.DataFrame, columns: str, notes: Sequence[str] = ()) -> str:
     return "% Needs \\usepackage{booktabs}.\n" + table
 
 
+def accuracy_in_words(n: int, mean: float, low: float, high: float) -> str:
+    """A mean over n seeds, in percent, with the half-width of its t-interval if it lies within 0 to 100 %, else with
+    the limits that do. Of two seeds these themselves: their interval is 12.7 times as wide as they are apart.
+    """
+    if not n:
+        return "diverged"
+    said = f"{100 * mean:.2f}"
+    if n == 2:
+        apart = (high - mean) / stdtrit(1.0, (1 + LEVEL) / 2)
+        return f"{said} ({100 * (mean - apart):.2f}, {100 * (mean + apart):.2f})"
+    if n > 2 and low >= 0 and high <= 1:
+        return f"{said} ± {100 * (high - mean):.2f}"
+    return f"{said} ({100 * max(low, 0):.2f} to {100 * min(high, 1):.2f})" if n > 2 else said
+
+
 def summary_as_text(summary: pd.DataFrame) -> pd.DataFrame:
     """The summary as text: accuracies in percent, sizes in bytes; "diverged" if no run finished."""
 
     def accuracy(name: str) -> list[str]:
-        texts = []
-        for n, mean, high in zip(summary["n"], summary[name], summary[f"{name}_high"], strict=True):
-            half = f" ± {100 * (high - mean):.2f}" if n > 1 else ""
-            texts.append(f"{100 * mean:.2f}{half}" if n else "diverged")
-        return texts
+        columns = (summary[column] for column in ("n", name, f"{name}_low", f"{name}_high"))
+        return [accuracy_in_words(*row) for row in zip(*columns, strict=True)]
 
     def times(value: float) -> str:
         return NONE if pd.isna(value) else f"{value:,.0f}{TIMES}" if value >= 99.95 else f"{value:.3g}{TIMES}"
@@ -59,7 +72,8 @@ def summary_as_text(summary: pd.DataFrame) -> pd.DataFrame:
             "keep": summary["keep"],
             "E": summary["local_epochs"].astype("str"),
             "accuracy (%)": accuracy("final_accuracy"),
-            "best (%)": accuracy("best_accuracy"),
+            "late (%)": accuracy("late_accuracy"),
+            "best, optimistic (%)": accuracy("best_accuracy"),
             "uplink": [NONE if pd.isna(bits) else size(bits) for bits in summary["uplink_bits"]],
             "compression": [times(value) for value in summary["compression"]],
             "n": [
@@ -78,13 +92,13 @@ def summary_in_markdown(summary: pd.DataFrame) -> str:
 
 def summary_in_latex(summary: pd.DataFrame) -> str:
     """The summary as summary.tex has it."""
-    return latex(summary_as_text(summary), "lllrrrrrl")
+    return latex(summary_as_text(summary), "lllrrrrrrl")
 
 
 def show(summary: pd.DataFrame) -> str:
     """The summary for a terminal: aligned, at most 110 columns wide, a heading line per experiment."""
     people = summary_as_text(summary)
-    cells = people.drop(columns="experiment")
+    cells = people.drop(columns=["experiment", "best, optimistic (%)"])
     cells["method"] = [_shorten(method, 28) for method in cells["method"]]
     widths = [max(map(len, (name, *cells[name]))) for name in cells]
     align = [str.ljust if name in ("method", "keep", "n") else str.rjust for name in cells]
@@ -99,8 +113,8 @@ def show(summary: pd.DataFrame) -> str:
         lines.append(_shorten(f"{experiment} ({first['dataset']}, {first['model']})", _WIDTH))
         lines.extend(line(row) for row in group.itertuples(index=False))
     lines.append(
-        f"accuracy: final and best on the test set, mean ± half-width of the {percent(LEVEL)} t-interval over the n"
-        " finished runs"
+        f"accuracy: final and of the last evaluations, mean ± half-width of the {percent(LEVEL)} t-interval over the n"
+        " finished runs; (a to b): its limits, if one is beyond 0 to 100 %; (a, b): two runs"
     )
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 from flare.analysis.text import csv
 from flare.columns import TRIALS
 from flare.errors import DataError
-from flare.files import write_whole
+from flare.files import read_bytes, write_whole
 from flare.tuning.conclude import importances, read
 
 
@@ -30,7 +31,7 @@ def _trials_of(folder: Path) -> pd.DataFrame:
     try:
         study, trials = read(folder)
         shares = importances(study, trials)
-        found = pd.read_csv(folder / "trials.csv", dtype="str", keep_default_na=False)
+        found = pd.read_csv(io.BytesIO(read_bytes(folder / "trials.csv")), dtype="str", keep_default_na=False)
         seeds = found[[f"seed_{seed}" for seed in study["seeds"]]].apply(pd.to_numeric)
         found["lowest"], found["highest"] = seeds.min(axis=1), seeds.max(axis=1)
         experiment, method, keep, epochs = study["study"].split("/")

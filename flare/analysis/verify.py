@@ -6,30 +6,35 @@ A run's record says everything that decides its result, so that no configuration
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from flare.config import Run, check_run, with_defaults
 from flare.errors import ConfigError, DataError
+from flare.files import read_json
 
 
-def verify(results: Path, data: Path, sample: int, seed: int = 0) -> bool:
+def verify(results: Path, data: Path, sample: int, seed: int = 0, among: Collection[str] | None = None) -> bool:
     """Repeat a random sample of the finished runs below results/runs in a temporary folder; True if all are equal.
 
     A run is equal if rounds.csv has the same bytes and `result_hash`, which is also of its final weights, is the
     same. Says so run by run, and names those that differ. Bits depend on the versions of torch and numpy and on the
     kind of device: a run that was made with others is named, too, with what is different. data: folder of the data
-    sets. sample: how many runs; all, if there are fewer. seed: of the sample. Writes nothing below results. Raises
-    DataError if there is no finished run.
+    sets. sample: how many runs; all, if there are fewer. seed: of the sample. among: folders of runs, as `Run.folder`
+    has them: no others are drawn. Writes nothing below results. Raises DataError if there is no finished run.
     """
     from flare.runs.train import train
 
     found = sorted((Path(results) / "runs").glob("*/*/*/*/seed-*/run.json"))
+    if among is not None:
+        wanted = set(among)
+        found = [path for path in found if path.parent.relative_to(Path(results) / "runs").as_posix() in wanted]
     if not found:
-        raise DataError(f"{Path(results) / 'runs'}: no finished run; carry out a sweep first")
+        of = "" if among is None else " of the configuration's"
+        raise DataError(f"{Path(results) / 'runs'}: no finished run{of}; carry out a sweep first")
     chosen = sorted(random.Random(seed).sample(found, min(sample, len(found))))
     differ = []
     for path in chosen:
@@ -60,7 +65,7 @@ def verify(results: Path, data: Path, sample: int, seed: int = 0) -> bool:
 def _read(path: Path) -> tuple[dict[str, Any], Run]:
     """run.json and the run that it is of; DataError if it is not a record of this version."""
     try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
+        record: dict[str, Any] = read_json(path)
         if not isinstance(record["result_hash"], str) or not isinstance(record["versions"], dict):
             raise TypeError("not the record of a run")
         if not isinstance(record["device"], str) or not 1 <= int(record["threads"]) <= 1024:

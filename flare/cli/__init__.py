@@ -4,7 +4,8 @@ The rules of the workflow are thin calls of it. A wrong argument or setting is o
 work. Each command is two functions of one file, its parser (`add_...`) and what it does:
 
     run.py       fetch, train, propose, tune, count_labels
-    results.py   tabulate, plot, tabulate_studies, export_studies, show, render, judge, gather_trials, compare, verify
+    results.py   tabulate, plot, tabulate_studies, export_studies, show, render, judge, reach, gather_trials, compare,
+                 verify
     sweep.py     check, plan, status, sync_wandb, wandb_report
     readers.py   what reads a single argument
 
@@ -18,13 +19,13 @@ import argparse
 import errno
 import os
 import re
-import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from flare.cli import results, run, sweep
-from flare.errors import ConfigError, DataError
+from flare.errors import ConfigError, DataError, hide
 from flare.runs import checkpoint
+from flare.runs.process import open_streams, say
 
 # The exit codes beside 0: some runs failed, or the disk or the memory did; wrong input; interrupted (Ctrl-C). An
 # interrupted run that is saved ends with `checkpoint.RESUMABLE`.
@@ -45,6 +46,7 @@ _COMMANDS = (
     results.add_show,
     results.add_render,
     results.add_judge,
+    results.add_reach,
     results.add_gather_trials,
     sweep.add_status,
     results.add_compare,
@@ -60,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 if some runs or the disk failed, 2 for wrong input or a package
     that is not installed, 75 for interrupted and saved, 130 for interrupted.
     """
+    open_streams()
     chosen = _parser().parse_args(arguments)
     os.environ.pop("WANDB_SERVICE", None)  # the SDK's process of a caller, a notebook say: it ends with that one
     try:
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, line = known
         if not isinstance(error, DataError):  # which says of every source in a line of its own why it does not serve
             line = " ".join(line.splitlines())  # a file's name may have line breaks
-        print(f"flare: {line}", file=sys.stderr)
+        say(f"flare: {line}", error=True)
         return code
 
 
@@ -125,7 +128,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line instead of printing the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(WRONG, f"flare: {' '.join(message.split())}\n")
+        self.exit(WRONG, hide(f"flare: {' '.join(message.split())}\n"))
 
 
 def _parser() -> argparse.ArgumentParser:

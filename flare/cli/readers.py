@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from flare import config as configuration
+from flare.config import key
+from flare.config.schema import is_allowed
 from flare.errors import ConfigError
-from flare.settings import DEVICE_PATTERN, EXPERIMENT_PATTERN
+from flare.settings import DEVICE_PATTERN, EXPERIMENT_PATTERN, as_number
 
 if TYPE_CHECKING:
     # What `add_subparsers` returns, to which each command adds its parser.
@@ -24,8 +29,8 @@ def whole(low: int = 1, high: int = 10**9) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         try:
-            number = int(text)
-        except ValueError:
+            number = int(as_number(text, whole=True))
+        except (ValueError, OverflowError):
             number = low - 1
         if not low <= number <= high:
             raise argparse.ArgumentTypeError(f"{text!r} is not allowed; a whole number, {low} to {high}")
@@ -81,13 +86,41 @@ def pair(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     try:
-        found = configuration.parse(value)
+        found = as_number(configuration.parse(value), whole=True)
         configuration.check_values({key: found})
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     except (yaml.YAMLError, ValueError, RecursionError):
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE with a value in YAML") from None
     return key, found
+
+
+def of_run(field: dataclasses.Field[Any]) -> Callable[[str], Any]:
+    """A reader of a number that a field of a run takes, with the range and the words of its metadata."""
+    kind = key.kind(field)
+
+    def read(text: str) -> Any:
+        with contextlib.suppress(ValueError, OverflowError):
+            number = kind(as_number(text, whole=kind is int))
+            if is_allowed(field, [number] if key.is_list(field) else number):
+                return number
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; {key.allowed(field)}")
+
+    return read
+
+
+def add_config(parser: argparse.ArgumentParser, name: str = "config", words: str = "the sweep's configuration") -> None:
+    """CONFIG or --config CONFIG, whichever a person remembers."""
+    parser.add_argument(name, nargs="?", type=Path, help=words)
+    parser.add_argument("--config", dest="named", metavar="CONFIG", type=Path, help="the same")
+
+
+def config_of(chosen: argparse.Namespace, name: str = "config") -> Path | None:
+    """The file that was given in one of the two ways, if any."""
+    first, named = getattr(chosen, name), chosen.named
+    if first is not None and named is not None:
+        raise ConfigError(f"--config: {str(named)!r} is not allowed beside {str(first)!r}; one configuration")
+    return first if named is None else named
 
 
 def settings(flag: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 
 def add_tabulate(commands: Commands) -> None:
-    """tabulate RUNS... [--settings DIGEST...] --output FOLDER"""
+    """tabulate RUNS... [--settings DIGEST...] [--late N] --output FOLDER"""
     parser = commands.add_parser("tabulate", help="make the tables of some runs")
     _add_runs(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder of the tables")
+    parser.add_argument(
+        "--late", type=readers.whole(), default=5, help="last evaluations whose mean is a run's late accuracy (5)"
+    )
     parser.set_defaults(command=tabulate)
 
 
@@ -29,7 +32,7 @@ def tabulate(chosen: argparse.Namespace) -> None:
     from flare.analysis import tables
 
     folders, digests = _runs(chosen)
-    tables.tabulate(folders, chosen.output, digests)
+    tables.tabulate(folders, chosen.output, digests, chosen.late)
 
 
 def add_plot(commands: Commands) -> None:
@@ -87,11 +90,9 @@ def export_studies(chosen: argparse.Namespace) -> None:
 
 
 def add_show(commands: Commands) -> None:
-    """show [RESULTS]"""
+    """show [RESULTS | CONFIG | --config CONFIG]"""
     parser = commands.add_parser("show", help="print the summary table, and what tuning found")
-    parser.add_argument(
-        "results", nargs="?", type=Path, default=Path("results"), help="their folder, or the sweep's configuration"
-    )
+    readers.add_config(parser, "results", "their folder (default: results), or the sweep's configuration")
     parser.set_defaults(command=show)
 
 
@@ -100,8 +101,8 @@ def show(chosen: argparse.Namespace) -> None:
     from flare.analysis import tables
     from flare.tuning import tables as studies
 
-    results = chosen.results
-    if results.is_file():
+    results = readers.config_of(chosen, "results") or Path("results")
+    if results.is_file() or chosen.named:
         results = Path(configuration.load(results).get("results", "results"))
     print(tables.show(results / "tables"))
     if (tuned := results / "tables/studies.csv").exists():
@@ -138,6 +139,35 @@ def judge(chosen: argparse.Namespace) -> None:
     claims.write(chosen.tables)
 
 
+def add_reach(commands: Commands) -> None:
+    """reach [--tables FOLDER] [--targets A...] [--link UP DOWN LATENCY]"""
+    parser = commands.add_parser("reach", help="say what it costs to get to an accuracy")
+    parser.add_argument("--tables", type=Path, default=Path("results/tables"), help="folder of the tables")
+    parser.add_argument("--targets", type=float, nargs="*", default=[], help="accuracies, beside shares of fedavg's")
+    parser.add_argument(
+        "--link",
+        type=float,
+        nargs=3,
+        default=None,
+        metavar=("UP", "DOWN", "LATENCY"),
+        help="a client's, in Mbit/s and ms (10 50 50)",
+    )
+    parser.set_defaults(command=reach)
+
+
+def reach(chosen: argparse.Namespace) -> None:
+    """Say what it costs to get to an accuracy."""
+    from flare.analysis import reached
+
+    for target in chosen.targets:
+        if not 0 < target <= 1:
+            raise ConfigError(f"--targets: {target:g} is not allowed; an accuracy above 0, at most 1")
+    if chosen.link and not (min(chosen.link[:2]) > 0 and chosen.link[2] >= 0):
+        given = " ".join(f"{number:g}" for number in chosen.link)
+        raise ConfigError(f"--link: {given} is not allowed; two rates above 0 and a latency of at least 0")
+    reached.write(chosen.tables, chosen.targets, reached.Link(*chosen.link) if chosen.link else None)
+
+
 def add_gather_trials(commands: Commands) -> None:
     """gather_trials FOLDER... --output FILE"""
     parser = commands.add_parser("gather_trials", help="make the table of the trials of an experiment's studies")
@@ -171,11 +201,11 @@ def compare(chosen: argparse.Namespace) -> None:
 
 
 def add_verify(commands: Commands) -> None:
-    """verify [--config FILE] [--results FOLDER] [--data FOLDER] [--sample N] [--seed N]"""
+    """verify [CONFIG | --config CONFIG] [--results FOLDER] [--data FOLDER] [--sample N] [--seed N]"""
     parser = commands.add_parser(
         "verify", help="repeat a random sample of the finished runs and compare what they give"
     )
-    parser.add_argument("--config", type=Path, help="the sweep's configuration, which says where both folders are")
+    readers.add_config(parser, words="the sweep's configuration: of its runs, and it says where both folders are")
     parser.add_argument("--results", type=Path, help="folder of the results (default: results)")
     parser.add_argument("--data", type=Path, help="folder of the data sets (default: data)")
     parser.add_argument("--sample", type=readers.whole(), default=3, help="how many (default: 3)")
@@ -187,10 +217,12 @@ def verify(chosen: argparse.Namespace) -> bool:
     """Repeat a random sample of the finished runs; True, which is exit code 1, if one gives something else."""
     from flare.analysis import verify as verification
 
-    config = configuration.load(chosen.config) if chosen.config else {}
+    file = readers.config_of(chosen)
+    config = configuration.load(file) if file else {}
+    among = [run.folder for run in configuration.runs(config)] if file else None
     results = chosen.results or Path(config.get("results", "results"))
     data = chosen.data or Path(config.get("data", "data"))
-    return not verification.verify(results, data, chosen.sample, chosen.seed)
+    return not verification.verify(results, data, chosen.sample, chosen.seed, among)
 
 
 # ---- what the commands share ----------------------------------------------------------------------------------------

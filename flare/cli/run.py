@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import flare.cli.readers as readers
 from flare import config as configuration
 from flare.config import Run, levels
+from flare.config.key import kind as kind_of
 from flare.config.ranges import check_ranges, leave_open
 from flare.errors import ConfigError, choose
 from flare.runs import checkpoint, identity
@@ -180,8 +181,7 @@ def _add_run(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> No
         elif field.type == "bool":
             parser.add_argument(flag, action="store_true", default=None)
         else:
-            of: Any = {"int": int, "float": float}.get(str(field.type).split(" ")[0], str)
-            of = {"trial": readers.whole(0), "validation": readers.share}.get(field.name, of)
+            of = readers.of_run(field) if kind_of(field) in (int, float) else str
             needed = field.default is field.default_factory and field.name not in ("seed", "learning_rate")
             parser.add_argument(flag, type=of, required=needed)
     _add_options(parser)
@@ -272,7 +272,7 @@ def _study(chosen: argparse.Namespace) -> Study:
     run = configuration.with_defaults(Run(**given | {"seed": 0}))
     configuration.check_run(run)
     method = algorithms.load(run.method)
-    space = check_ranges("--space", readers.settings("--space", chosen.space), method.settings)
+    space = check_ranges("--space", readers.settings("--space", chosen.space), method.settings, run.server)
     choose("--objective", chosen.objective, levels.OBJECTIVES)
     choose("--mode", chosen.mode, levels.MODES)
     names = ("seeds", "batches", "trials", "validation", "objective", "mode")

@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import flare.cli.readers as readers
 from flare import config as configuration
+from flare.tuning.study import studies
 
 if TYPE_CHECKING:
     from flare.cli.readers import Commands
@@ -16,23 +18,25 @@ _CONFIG = Path("config/config.yaml")
 
 
 def add_check(commands: Commands) -> None:
-    """check [CONFIG]"""
+    """check [CONFIG | --config CONFIG]"""
     parser = commands.add_parser("check", help="check a configuration and say how many runs it asks for")
-    parser.add_argument("config", nargs="?", type=Path, default=_CONFIG)
+    readers.add_config(parser)
     parser.set_defaults(command=check)
 
 
 def check(chosen: argparse.Namespace) -> None:
-    """Check a configuration and print how many runs it asks for."""
-    config = configuration.load(chosen.config)
-    configuration.check_folders(config, str(chosen.config))
-    print(f"{chosen.config}: {len(configuration.runs(config))} runs")
+    """Check a configuration and print how many runs it asks for, and how many of trials before them."""
+    file = readers.config_of(chosen) or _CONFIG
+    config = configuration.load(file)
+    configuration.check_folders(config, str(file))
+    trials = sum(study.batches * study.trials * len(study.seeds) for study in studies(config))
+    print(f"{file}: {len(configuration.runs(config))} runs{f', {trials} trials' if trials else ''}")
 
 
 def add_plan(commands: Commands) -> None:
-    """plan [--config FILE] [--data FOLDER] [--output FILE]"""
+    """plan [CONFIG | --config CONFIG] [--data FOLDER] [--output FILE]"""
     parser = commands.add_parser("plan", help="estimate what a configuration costs: runs, operations, memory, hours")
-    parser.add_argument("--config", type=Path, default=_CONFIG)
+    readers.add_config(parser)
     parser.add_argument("--data", type=Path, help="folder of the data sets (default: the configuration's)")
     parser.add_argument("--output", type=Path, help="a CSV file, beside what is printed")
     parser.set_defaults(command=plan)
@@ -40,7 +44,7 @@ def add_plan(commands: Commands) -> None:
 
 def plan(chosen: argparse.Namespace) -> None:
     """Estimate what a configuration costs."""
-    config = configuration.load(chosen.config)
+    config = configuration.load(readers.config_of(chosen) or _CONFIG)
     device = config.get("device", "cpu")
     from flare.files import write_whole
     from flare.planning import plan as planning
@@ -58,9 +62,9 @@ def plan(chosen: argparse.Namespace) -> None:
 
 
 def add_status(commands: Commands) -> None:
-    """status [CONFIG]"""
+    """status [CONFIG | --config CONFIG]"""
     parser = commands.add_parser("status", help="count the finished, running, diverged and failed runs of a sweep")
-    parser.add_argument("config", nargs="?", type=Path, default=_CONFIG)
+    readers.add_config(parser)
     parser.set_defaults(command=status)
 
 
@@ -68,7 +72,7 @@ def status(chosen: argparse.Namespace) -> None:
     """Count the finished, running, diverged and failed runs of a sweep."""
     from flare import status as progress
 
-    print(progress.show(configuration.load(chosen.config)))
+    print(progress.show(configuration.load(readers.config_of(chosen) or _CONFIG)))
 
 
 def add_sync_wandb(commands: Commands) -> None:

@@ -6,6 +6,7 @@ other by name, never this one.
 
 from flare.config.checking import check, check_folders, check_run, check_spelling, check_values, load
 from flare.config.expand import runs, with_defaults
+from flare.config.merged import settle
 from flare.config.reading import parse, read
 from flare.config.run import OVERRIDES, Run, yaml_scalar
 from flare.config.schema import SCHEMA
@@ -23,6 +24,7 @@ __all__ = [
     "parse",
     "read",
     "runs",
+    "settle",
     "with_defaults",
     "yaml_scalar",
 ]

@@ -7,22 +7,26 @@ import itertools
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from flare import algorithms, models
+from flare.config.key import allowed
 from flare.config.levels import arranged
-from flare.config.ranges import check_ranges, check_tuning, split
-from flare.config.reading import DEPTH, read
-from flare.config.run import AXES, OVERRIDES, Run
+from flare.config.ranges import check_ranges, check_tuning, overrides, split
+from flare.config.reading import DEPTH, VALUES, read
+from flare.config.run import AXES, NESTED, Run
 from flare.config.schema import refusal
+from flare.config.written import as_meant
+from flare.engine.server import check as check_server
+from flare.engine.server import is_today
 from flare.errors import ConfigError, choose, shown
 from flare.settings import check_keep, check_settings
 
-# A configuration with more values than this, or a longer text, is not one.
-_VALUES, _LENGTH = 100_000, 1000
+# A longer text is not one of a configuration.
+_LENGTH = 1000
 # Snakemake takes minutes for more runs.
 _RUNS = 1_000_000
 CHECKED = {name: field for name, field in arranged(Run).items() if "check" in field.metadata}
@@ -30,10 +34,9 @@ CHECKED = {name: field for name, field in arranged(Run).items() if "check" in fi
 
 def load(path: Path) -> dict[str, Any]:
     """Read and check a configuration file."""
-    config = read(path)
+    config: dict[str, Any] = as_meant(read(path))
     check(config, str(path))
-    checked: dict[str, Any] = config
-    return checked
+    return config
 
 
 def check(config: Any, source: str = "config") -> None:
@@ -66,7 +69,9 @@ def _check_folder(key: str, folder: str) -> None:
 
 
 def check_folders(config: Mapping[str, Any], source: str = "config") -> None:
-    """Raise ConfigError if something on the disk is in the way of the folders of a checked configuration."""
+    """Raise ConfigError if something on the disk is in the way of the folders of a checked configuration, or if a data
+    set that is there cannot be dealt as it asks.
+    """
     for key in ("data", "results"):
         folder = Path(config.get(key, key))
         for path in (folder, *folder.parents):
@@ -81,6 +86,25 @@ def check_folders(config: Mapping[str, Any], source: str = "config") -> None:
             if problem:
                 raise ConfigError(f"{source}: {key}: {str(folder)!r} is not allowed, as {path} is {problem}; a folder")
             break
+    check_splits(config, source)
+
+
+def check_splits(config: Mapping[str, Any], source: str = "config") -> None:
+    """Raise ConfigError if a data set that is there cannot be dealt as a checked configuration asks."""
+    from flare import datasets
+    from flare.datasets import partitions
+
+    for name, experiment in config["experiments"].items():
+        try:
+            manifest = datasets.read_manifest(experiment["dataset"], Path(config.get("data", "data")))
+            samples = int(manifest["files"]["train.npz"]["shapes"]["targets"][0])
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # not fetched yet, or not whole, which its reader says
+        own = datasets.module(experiment["dataset"])
+        try:
+            partitions.check_dealt(experiment.get("partition", {}), experiment["clients"], samples, own.CLASSES)
+        except ConfigError as problem:
+            raise ConfigError(f"{source}: experiments.{name}.{problem}") from None
 
 
 def check_values(config: Any) -> None:
@@ -91,8 +115,8 @@ def check_values(config: Any) -> None:
             return
         where, value, depth = rest.pop()
         key = where or "(top level)"
-        if count > _VALUES or depth > DEPTH:
-            allowed = f"at most {_VALUES} values, {DEPTH} levels deep"
+        if count > VALUES or depth > DEPTH:
+            allowed = f"at most {VALUES} values, {DEPTH} levels deep"
             raise ConfigError(f"{key[:60]}: too many values, or a value that holds itself; {allowed}")
         if isinstance(value, Mapping):
             for name, item in value.items():
@@ -160,11 +184,45 @@ def _check_method(where: str, experiment: Mapping[str, Any], name: str, settings
     choose(f"{where}.methods", name, algorithms.names())
     method = algorithms.load(name)
     literal, ranges = split(settings)
-    check_ranges(f"{where}.methods.{name}", ranges, method.settings)
-    own = {key: value for key, value in literal.items() if key not in OVERRIDES}
-    check_settings(method.settings, own, f"{where}.methods.{name}")
+    _check_server(f"{where}.methods.{name}", literal)
+    ranges = check_ranges(f"{where}.methods.{name}", ranges, method.settings, literal.get(NESTED))
+    own = {key: value for key, value in literal.items() if key not in overrides(name)}
+    found = check_settings(method.settings, own, f"{where}.methods.{name}")
+    for given in _together(found, ranges):
+        for training in _trainings(experiment, name, literal, ranges):
+            algorithms.check(name, given, training, f"{where}.methods.{name}: ")
     if not method.dense and not experiment.get("keep"):
         raise ConfigError(f"{where}: 'keep' is missing; method {name} compresses, so say which fractions are sent")
+
+
+def _check_server(where: str, literal: Mapping[str, Any]) -> None:
+    """Refuse a method's own server's step that is none."""
+    server = literal.get(NESTED, {})
+    if not isinstance(server, Mapping):
+        raise ConfigError(f"{where}.server: {shown(server)} is not allowed; {allowed(arranged(Run)[NESTED])}")
+    try:
+        check_server(server)
+    except ConfigError as problem:
+        raise ConfigError(f"{where}.{problem}") from None
+
+
+def _together(found: Any, ranges: Mapping[str, Any]) -> Iterator[Any]:
+    """The method's settings, and those with each choice or end of a range in its place."""
+    yield found
+    for key, range_ in ranges.items():
+        for value in next(iter(range_.values())) if hasattr(found, key) else ():
+            yield dataclasses.replace(found, **{key: value})
+
+
+def _trainings(
+    experiment: Mapping[str, Any], method: str, literal: Mapping[str, Any], ranges: Mapping[str, Any]
+) -> Iterator[algorithms.Training]:
+    """What the method's own check is told: once for every end of a range of the local momentum."""
+    used = {**experiment, **{key: value for key, value in literal.items() if key in overrides(method)}}
+    stepping = any(key.startswith(f"{NESTED}.") for key in ranges) or not is_today(check_server(used.get(NESTED, {})))
+    tuned = ranges.get("momentum") if "momentum" in overrides(method) else None
+    for momentum in next(iter(tuned.values())) if tuned else [used.get("momentum", Run.momentum)]:
+        yield algorithms.Training(float(momentum), stepping)
 
 
 def check_spelling(key: str, keep: str) -> None:
@@ -206,7 +264,8 @@ def check_run(run: Run) -> None:
     if (run.trial is None) != (run.validation is None):
         raise ConfigError("train: trial, validation: one without the other; a trial is measured on held-out samples")
     own = {field.name: field.default for field in dataclasses.fields(method.settings)} | dict(run.method_settings)
-    own |= {name: getattr(run, name) for name in OVERRIDES}
+    own |= {name: getattr(run, name) for name in overrides(run.method)}
+    own |= {f"{NESTED}.{key}": value for key, value in run.server.items()}
     for key, value in run.tuned.items():
         choose("train: tuned", key, own)
         if value != own[key]:

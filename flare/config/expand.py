@@ -10,8 +10,9 @@ from typing import Any
 from flare import algorithms, models
 from flare.config.key import Field
 from flare.config.levels import arranged
-from flare.config.ranges import leave_open, split
-from flare.config.run import AXES, OVERRIDES, Run
+from flare.config.ranges import leave_open, overrides, split
+from flare.config.run import AXES, Run
+from flare.engine.server import check as check_server
 from flare.settings import check_settings
 
 # What all runs of an experiment have in common.
@@ -25,12 +26,12 @@ def runs(config: Mapping[str, Any]) -> list[Run]:
         common = {key: experiment[key] for key in _COMMON if key in experiment}
         for method, settings in experiment["methods"].items():
             settings, ranges = split(settings or {})
-            overrides = {key: settings.pop(key) for key in OVERRIDES if key in settings}
+            instead = {key: settings.pop(key) for key in overrides(method) if key in settings}
             values = {axis.name: _values(axis, experiment) for axis in AXES}
             if algorithms.load(method).dense:
                 values["keep"] = ["dense"]
             first = Run(
-                **{**common, **overrides},
+                **{**common, **instead},
                 experiment=name,
                 method=method,
                 method_settings=settings,
@@ -54,6 +55,8 @@ def with_defaults(run: Run) -> Run:
     """The run with every setting of its model and its method spelt out, so that its record says what was used."""
     model = check_settings(models.load(run.model).Settings, run.model_settings, "model_settings")
     method = check_settings(algorithms.load(run.method).settings, run.method_settings, "method_settings")
+    step = check_server(run.server)
+    server = {"optimizer": run.server["optimizer"], **dataclasses.asdict(step)} if step else {}
     return dataclasses.replace(
-        run, model_settings=dataclasses.asdict(model), method_settings=dataclasses.asdict(method)
+        run, model_settings=dataclasses.asdict(model), method_settings=dataclasses.asdict(method), server=server
     )

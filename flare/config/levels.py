@@ -75,6 +75,15 @@ class Wandb:
 
 
 @dataclass(init=False, repr=False, eq=False)
+class Link:
+    """A client's connection, for the modelled seconds of reached.csv."""
+
+    uplink_mbps: float = field(default=10, metadata=key("what a client sends, Mbit/s", above=0, high=LARGEST))
+    downlink_mbps: float = field(default=50, metadata=key("what a client is sent, Mbit/s", above=0, high=LARGEST))
+    latency_ms: float = field(default=50, metadata=key("until it begins, each way, ms", low=0, high=LARGEST))
+
+
+@dataclass(init=False, repr=False, eq=False)
 class Sweep:
     """The top level."""
 
@@ -130,6 +139,26 @@ class Sweep:
             unit="runs of one cell that a job carries out",
         ),
     )
+    late_evaluations: int = field(
+        default=5,
+        metadata=key(
+            "last evaluations of a run whose mean is its `late_accuracy`, by which the claims are judged",
+            low=1,
+            high=1_000_000,
+            unit="last evaluations of a run",
+        ),
+    )
+    targets: list[float] = field(
+        default_factory=list,
+        metadata=key(
+            "list: accuracies in 0..1 of which `reached.csv` says what they cost, beside shares of dense FedAvg's",
+            above=0,
+            high=1,
+            allowed_list="a list of different accuracies above {above}, at most {high}",
+            default="none",
+        ),
+    )
+    link: Link = field(default=Link(), metadata=key("", level=Link))
     checkpoint: Checkpoint = field(default=Checkpoint(), metadata=key("", level=Checkpoint))
     wandb: Wandb = field(default=Wandb(), metadata=key("", level=Wandb))
     storage: str | None = field(

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from flare.errors import ConfigError, shown
+from flare.files import read_bytes
 
 # A value nested deeper than this is not a configuration: YAML can refer to itself.
 DEPTH = 20
 # YAML takes seconds for a larger file.
 _BYTES = 256_000
+# What is written out, with every alias (*name) in full, is no more than so many values.
+VALUES = 100_000
 
 
 class _Loader(yaml.SafeLoader):
@@ -29,6 +35,12 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(own)
         return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge what << names, unless that multiplies without end."""
+        super().flatten_mapping(node)
+        if len(node.value) > VALUES:
+            raise RecursionError
 
     def fetch_flow_collection_start(self, *given: Any) -> None:
         """Refuse what is nested in brackets without end, for which the scanner takes the square of the depth."""
@@ -52,12 +64,10 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 def read(path: Path) -> Any:
     """The content of a configuration file, not checked yet; ConfigError if it is not YAML in UTF-8."""
     try:
-        with open(path, "rb") as file:
-            content = file.read(_BYTES + 1)
-        if len(content) > _BYTES:
-            raise ConfigError(f"{path}: more than {_BYTES} bytes; a configuration, at most that long")
-        return parse(content.decode("utf-8"))
+        return parse(read_bytes(path, _BYTES).decode("utf-8"))
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ConfigError(f"{path}: more than {_BYTES} bytes; a configuration, at most that long") from None
         raise ConfigError(f"{path}: {error.strerror}; a file with a configuration") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply; at most {DEPTH} levels") from None
@@ -75,3 +85,27 @@ def parse(text: str) -> Any:
         return yaml.load(text, _Loader)
     except (LookupError, AttributeError, TypeError) as error:  # what YAML makes of !!bool x, !!int "" or !!timestamp x
         raise ValueError("a tag (!!) that its value does not fit") from error
+
+
+def read_own(path: Path) -> Any:
+    """The value of a YAML file that this package wrote, as a person may have edited it; OSError or ValueError if it is
+    no plain file, too long, no YAML, or nested or repeated by aliases without end."""
+    try:
+        value = parse(read_bytes(path, _BYTES).decode("utf-8"))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"not YAML: {' '.join(str(error).split())[:200]}") from None
+    check_size(value)
+    return value
+
+
+def check_size(value: Any) -> None:
+    """Raise ValueError for a value that, with its aliases in full, has too many values or too many levels."""
+    rest: list[tuple[Any, int]] = [(value, 0)]
+    for count in itertools.count():
+        if not rest:
+            return
+        own, depth = rest.pop()
+        if count > VALUES or depth > DEPTH:
+            raise ValueError(f"too many values, or a value that holds itself; at most {VALUES}, {DEPTH} levels deep")
+        inside = own.values() if isinstance(own, Mapping) else own if isinstance(own, list | tuple | set) else ()
+        rest += [(item, depth + 1) for item in inside]

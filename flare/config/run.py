@@ -14,6 +14,7 @@ import yaml
 from flare.config.key import SEED, key
 from flare.engine.probes import check as check_probes
 from flare.engine.schedules import check as check_schedule
+from flare.engine.server import check as check_server
 from flare.settings import ENGINES, EXPERIMENT_PATTERN, FIDELITIES, KEEP_PATTERN, LARGEST
 
 
@@ -207,6 +208,21 @@ class Run:
             default="none",
         ),
     )
+    server: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata=key(
+            "the server's step in the place of adding the clients' mean: a mapping with the key `optimizer`, `sgd` or"
+            " `adam`, and the step's own settings (below). A method may have its own; those whose server has a step of"
+            " its own, such as `stc`, take none",
+            after="momentum",
+            engine=True,
+            per_method=True,
+            required=("optimizer",),
+            allowed="a mapping with the key optimizer, sgd or adam, and the step's own settings",
+            check=check_server,
+            default="the mean is added",
+        ),
+    )
     partition: Mapping[str, Any] = field(
         default_factory=lambda: {"scheme": "contiguous"},
         metadata=key(
@@ -292,11 +308,13 @@ class Run:
 
 
 # Keys that runs had not had when the first were named.
-LATER = ("schedule", "probes")
+LATER = ("schedule", "probes", "server")
 # Of these the configuration gives lists, and the runs are their product.
 AXES = tuple(own for own in dataclasses.fields(Run) if "axis" in own.metadata)
 # What a method may have its own value of, beside its own settings.
 OVERRIDES = tuple(own.name for own in dataclasses.fields(Run) if own.metadata.get("per_method"))
+# Of these, the mapping: what is tuned in it is called by both names, `server.learning_rate`.
+NESTED = "server"
 
 
 def yaml_scalar(value: Any) -> str:

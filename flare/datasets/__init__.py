@@ -22,7 +22,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import pkgutil
+import zipfile
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -31,13 +33,15 @@ from typing import Any
 
 import numpy as np
 
-from flare.datasets._fetching import replacing
 from flare.errors import DataError, choose
+from flare.files import opened, read_json, replacing
 
 __all__ = ["KINDS", "SPLITS", "DataError", "Split", "fetch", "kind", "load", "module", "names", "read_manifest"]
 
 KINDS = ("images", "text", "table")
 SPLITS = ("train", "test")
+# A prepared part of more bytes is none: 64 GB.
+_LARGEST = 1 << 36
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +128,7 @@ def load(name: str, data: Path, split: str) -> Split:
     module(name)
     with _open_verified(name, Path(data), split) as file:
         try:
+            _check_archive(file)
             with np.load(file, allow_pickle=False) as arrays:
                 found = {key: arrays[key] for key in arrays.files}
                 part = Split(source=str(read_manifest(name, Path(data))["source"]), **found)
@@ -138,13 +143,15 @@ def read_manifest(name: str, data: Path) -> dict[str, Any]:
     """What vouches for a prepared data set; DataError where there is none."""
     path = data / name / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
+        manifest: dict[str, Any] = read_json(path)
     except FileNotFoundError:
         raise DataError(f"{path}: missing; {_remedy(name, data)}") from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; {_remedy(name, data)}") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise DataError(f"{path}: not JSON; {_remedy(name, data)}") from None
+    if not isinstance(manifest, dict):
+        raise DataError(f"{path}: not a manifest; {_remedy(name, data)}")
     return manifest
 
 
@@ -157,15 +164,25 @@ def _open_verified(name: str, data: Path, split: str) -> BufferedReader:
     except (KeyError, TypeError):
         raise DataError(f"{path}: not in {path.parent / 'manifest.json'}; {_remedy(name, data)}") from None
     try:
-        file = open(path, "rb")  # noqa: SIM115, the caller closes it
+        file = opened(path, _LARGEST)
     except FileNotFoundError:
         raise DataError(f"{path}: missing; {_remedy(name, data)}") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; {_remedy(name, data)}") from None
     found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
         file.close()
         raise DataError(f"{path}: sha256 is {found}, expected {expected}; {_remedy(name, data)}")
     file.seek(0)
     return file
+
+
+def _check_archive(file: BufferedReader) -> None:
+    """Raise ValueError for an archive that unpacks to more than it is: ours are not compressed."""
+    with zipfile.ZipFile(file) as archive:
+        if sum(member.file_size for member in archive.infolist()) > os.fstat(file.fileno()).st_size:
+            raise ValueError("more is packed in it than it has bytes")
+    file.seek(0)
 
 
 def _remedy(name: str, data: Path) -> str:

@@ -1,4 +1,4 @@
-"""What fetching needs: files that are whole or absent, archives of a known checksum, commands that end."""
+"""What fetching needs: archives of a known checksum, commands that end."""
 
 from __future__ import annotations
 
@@ -8,35 +8,17 @@ import os
 import shutil
 import subprocess
 import tempfile
-import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from io import BufferedRandom
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from flare.errors import DataError
+from flare.files import replacing
 
 log = logging.getLogger(__name__)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BufferedRandom]:
-    """An open file under a temporary name beside `path`; it becomes `path` if the block succeeds.
-
-    The name is unique, so that two processes can write the same file at once: the last one wins, whole.
-    """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(partial, "x+b") as out:
-            yield out
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def keep(path: Path, folder: Path) -> Path:
     """Put a copy of a downloaded file into `folder`, so that it is there the next time; returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
     with open(path, "rb") as source, replacing(folder / path.name) as out:
         shutil.copyfileobj(source, out)
     return folder / path.name

@@ -6,6 +6,7 @@ unsigned bytes) and the number of dimensions; the dimensions as big-endian 32-bi
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import logging
@@ -20,8 +21,12 @@ import numpy as np
 from flare.datasets import Split
 from flare.datasets._fetching import keep, no_source
 from flare.errors import DataError
+from flare.files import opened, read_bytes
 
 log = logging.getLogger(__name__)
+
+# No file of these data sets, unpacked, has more bytes.
+_LARGEST = 100_000_000
 
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -46,6 +51,17 @@ def parse(content: bytes, name: str) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
+def _content(path: Path) -> bytes:
+    """The bytes of a file, or those in a gzip archive: so many, however many more it says that there are."""
+    if path.suffix != ".gz":
+        return read_bytes(path, _LARGEST)
+    with opened(path, _LARGEST) as packed, gzip.open(packed) as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise OSError(errno.EFBIG, f"more than {_LARGEST} bytes are packed in it", str(path))
+    return content
+
+
 def unpacked(place: Path, name: str, sha256: str) -> bytes:
     """The content of place/name.gz, or else of place/name, if it has the expected sha256 (once unpacked).
 
@@ -57,8 +73,7 @@ def unpacked(place: Path, name: str, sha256: str) -> bytes:
         if not path.is_file():
             continue
         try:
-            content = path.read_bytes()
-            content = gzip.decompress(content) if path.suffix == ".gz" else content
+            content = _content(path)
         except (OSError, EOFError, zlib.error) as error:
             problems.append(f"{path}: not a whole gzip file ({error}), expected content of sha256 {sha256}")
             continue

@@ -1,7 +1,7 @@
-"""`flare.simulate`: checks of its arguments, and the table it returns.
+"""`flare.simulate`: its arguments, checked, and the table it returns.
 
-The only checks of a simulation. They decide whether a run begins, never what it gives, so this file is no part of what
-a run's code digest covers.
+The checks are in `flare.engine.inputs`. They decide whether a run begins, never what it gives, so neither file is part
+of what a run's code digest covers.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -17,10 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from flare.algorithms import Training
+from flare.algorithms import check as check_method
 from flare.algorithms import load as load_method
 from flare.columns import HISTORY
-from flare.engine import memory, schedules
+from flare.engine import inputs, memory, schedules
 from flare.engine import probes as probing
+from flare.engine import server as server_step
 from flare.engine.base import Engine, Probe
 from flare.engine.choose import choose as choose_engine
 from flare.engine.loop import Hooks, run_rounds
@@ -28,13 +32,15 @@ from flare.engine.network import Loss, Network, Pair
 from flare.engine.plan import Plan
 from flare.engine.state import RunState
 from flare.engine.task import Task
-from flare.errors import ConfigError, choose
+from flare.errors import choose
 from flare.settings import ENGINES, FIDELITIES, check_keep, check_settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 P = ParamSpec("P")
+
+_COUNTS = ("rounds", "local_epochs", "batch_size", "evaluate_every")
 
 
 @dataclass
@@ -84,12 +90,15 @@ def simulate_rows(  # noqa: PLR0913, the public signature
     tf32: bool = False,
     schedule: Mapping[str, Any] | None = None,
     probes: Sequence[str] = (),
+    server: Mapping[str, Any] | None = None,
 ) -> tuple[History, dict[str, Tensor]]:
     """Run federated training of `model` and return its history and the final server weights.
 
     model: its weights are the start; it is not changed. Trainable parameters are federated, frozen ones are constants.
-    clients: (inputs, targets) of each client, first dimension samples; targets as `loss` takes them, class indices of
-        shape (N,) or (N, T) for outputs of shape (N, classes) or (N, classes, T).
+        One whose forward changes anything (batch norm's statistics, spectral norm, a running mean) is refused.
+    clients: (inputs, targets) of each client, first dimension samples: tensors, numpy arrays or a TensorDataset.
+        Targets are class indices, whole numbers of any type (made int64), of shape (N,) or (N, T) for outputs of shape
+        (N, classes) or (N, classes, T). Floats become the model's type, other inputs stay what they are.
     test: such a pair; it is only measured, nothing is chosen by it.
     method, settings: name of a file of flare/algorithms and its own settings ({} for its defaults).
     keep: fraction of each tensor's entries that is sent, in (0, 1], number or string; "dense" or None sends all. A
@@ -115,6 +124,9 @@ def simulate_rows(  # noqa: PLR0913, the public signature
     tf32: let a GPU round the factors of products and convolutions to TF32; the settings of torch are left as they were.
     schedule: {"name": a file of flare/engine/schedules, and its own settings}: what changes from round to round.
     probes: names of files of flare/engine/probes: what else is measured, in columns of their own.
+    server: the server's step in the place of adding the mean g of what the clients contribute (flare.engine.server):
+        {"optimizer": "sgd", "learning_rate": s, "momentum": b}, or "adam" with beta1, beta2 and epsilon. Every method
+        takes it, except those whose server has a step of its own.
 
     The history has one row per evaluation: round (from 0), uplink_bits and downlink_bits (sums over clients and
     rounds so far), train_loss (mean over clients of their mean batch loss in that round), test_loss, test_accuracy.
@@ -124,25 +136,39 @@ def simulate_rows(  # noqa: PLR0913, the public signature
     Raises ConfigError, one line, for an argument out of its range.
     """
     chosen = load_method(method)
-    own = check_settings(chosen.settings, dict(settings or {}), f"method {method}")
+    own = check_settings(chosen.settings, inputs.mapping("settings", settings), f"method {method}")
     choose("fidelity", fidelity, FIDELITIES)
-    fraction = None if chosen.dense else check_keep(keep)
-    _check_numbers(rounds, local_epochs, batch_size, evaluate_every, seed, learning_rate, momentum)
-    adjusting = schedules.check(schedule or {})
-    measuring = [probing.load(name) for name in probing.check([*(["staleness"] if staleness else []), *probes])]
-    _check_data(model, clients, test)
-    given = _answering(len(clients), rounds, available, participants)
+    fraction = None if chosen.dense else check_keep(inputs.keep_of(keep))
+    rounds, local_epochs, batch_size, evaluate_every = (
+        inputs.whole(name, value, 1)
+        for name, value in zip(_COUNTS, (rounds, local_epochs, batch_size, evaluate_every), strict=True)
+    )
+    seed = inputs.whole("seed", seed, 0, 2**63 - 1)
+    learning_rate, momentum = inputs.rates(learning_rate, momentum)
+    _check_kinds(shuffle, staleness, tf32, together, loss, on_round, on_evaluate, on_state)
+    stepping = server_step.check(inputs.mapping("server", server))
+    check_method(method, own, Training(momentum, not server_step.is_today(stepping)), f"method {method}: ")
+    adjusting = schedules.check(inputs.mapping("schedule", schedule))
+    asked = [*(["staleness"] if staleness else []), *inputs.words("probes", probes)]
+    measuring = [probing.load(name) for name in probing.check(asked)]
+    inputs.check_model(model)
+    clients, test = inputs.pairs(clients, test)
+    available, given = inputs.answering(len(clients), rounds, available, participants)
+    device = inputs.device_of(device)
     with memory.kept(), torch.random.fork_rng(devices=[]), _tf32(tf32):
-        device = torch.device(device)
         if resume is not None:  # the rounds to come are those of the same engine
-            together = resume["engine"] == ENGINES[1]
+            together = inputs.engine_of(resume) == ENGINES[1]
         elif together is None:
             together = device.type == "cuda"
+        if together and inputs.stands_twice(model):
+            warnings.warn("clients are trained one at a time, not together: a layer is in two places", stacklevel=3)
+            together = False
         network = Network(model, clients, test, loss, device, alone=not together)
         del model
+        inputs.check_forward(network, batch_size)
         memory.trim()  # if nobody else holds the model, its weights are not in memory twice
         plan = Plan(
-            chosen,
+            server_step.with_step(chosen, stepping),
             own,
             network.layout,
             [len(targets) for _, targets in network.clients],
@@ -164,7 +190,10 @@ def simulate_rows(  # noqa: PLR0913, the public signature
         engine = choose_engine(network, plan, state, together)
         measured = [probe(len(clients), network.layout) for probe in measuring]
         if resume is not None:
-            _resume(state, measured, resume)
+            inputs.check_state(resume, state, measured, rounds)
+            state.load(resume)
+            for probe in measured:
+                inputs.load_probe(probe, resume)
         run_rounds(engine, plan, state, measured, _hooks(engine, measured, on_round, on_evaluate, on_state))
     columns = (*HISTORY, *(column for probe in measured for column in probe.columns))
     weights = {name: view.contiguous() for name, view in network.layout.views(state.server).items()}
@@ -189,71 +218,13 @@ simulate = _framed(simulate_rows)
 simulate.__name__ = simulate.__qualname__ = "simulate"
 
 
-def _check_numbers(
-    rounds: int,
-    local_epochs: int,
-    batch_size: int,
-    evaluate_every: int,
-    seed: int,
-    learning_rate: float,
-    momentum: float,
-) -> None:
-    for name, value, low in (
-        ("rounds", rounds, 1),
-        ("local_epochs", local_epochs, 1),
-        ("batch_size", batch_size, 1),
-        ("evaluate_every", evaluate_every, 1),
-        ("seed", seed, 0),
-    ):
-        if value < low:
-            raise ConfigError(f"{name}: {value} is out of range; at least {low}")
-    if not learning_rate > 0 or not 0 <= momentum < 1:
-        raise ConfigError(
-            f"learning_rate, momentum: {learning_rate}, {momentum} is out of range; above 0, and in [0, 1)"
-        )
-
-
-def _check_data(model: nn.Module, clients: Sequence[Pair], test: Pair) -> None:
-    dtypes = {p.dtype for p in model.parameters() if p.requires_grad}
-    if not dtypes:
-        raise ConfigError("model: no trainable parameter")
-    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
-        raise ConfigError(f"model: parameters of type {sorted(map(str, dtypes))}; all float32, or all float64")
-    for name, _ in model.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            raise ConfigError(
-                f"model: {name} is a batch-norm statistic, which no method here federates; use group norm"
-            )
-    if not clients:
-        raise ConfigError("clients: none; at least one (inputs, targets) pair")
-    for number, (inputs, targets) in enumerate(clients):
-        if len(inputs) == 0 or len(inputs) != len(targets):
-            raise ConfigError(
-                f"clients: client {number} has {len(inputs)} inputs and {len(targets)} targets; as many, at least 1"
-            )
-    if len(test[0]) == 0 or len(test[0]) != len(test[1]):
-        raise ConfigError(f"test: {len(test[0])} inputs and {len(test[1])} targets; as many, at least 1")
-
-
-def _answering(
-    clients: int, rounds: int, available: int | None, participants: Sequence[Sequence[int]] | None
-) -> list[list[int]] | None:
-    """The clients that are to answer in each round, ascending, if they are given."""
-    if participants is None:
-        if available is not None and not 1 <= available <= clients:
-            raise ConfigError(f"available: {available} is out of range; 1 to {clients}, the number of clients")
-        return None
-    if available is not None:
-        raise ConfigError(f"participants, available: both given, and available is {available}; one of the two")
-    given = [sorted(int(client) for client in ids) for ids in participants]
-    if len(given) < rounds:
-        raise ConfigError(f"participants: {len(given)} lists for {rounds} rounds; one list a round")
-    for round_, ids in enumerate(given):
-        if not ids or len(set(ids)) < len(ids) or ids[0] < 0 or ids[-1] >= clients:
-            raise ConfigError(
-                f"participants: {ids} in round {round_}; distinct clients of 0 to {clients - 1}, at least one"
-            )
-    return given[:rounds]
+def _check_kinds(shuffle: Any, staleness: Any, tf32: Any, together: Any, loss: Any, *callbacks: Any) -> None:
+    for name, value in zip(("shuffle", "staleness", "tf32"), (shuffle, staleness, tf32), strict=True):
+        inputs.flag(name, value)
+    inputs.flag("together", together, unset=True)
+    inputs.function("loss", loss, unset=False)
+    for name, value in zip(("on_round", "on_evaluate", "on_state"), callbacks, strict=True):
+        inputs.function(name, value)
 
 
 def _first(network: Network, plan: Plan) -> RunState:
@@ -264,14 +235,6 @@ def _first(network: Network, plan: Plan) -> RunState:
         {name: server.new_zeros(len(plan.sizes), network.layout.numel) for name in plan.method.state},
         {name: torch.zeros_like(server) for name in plan.method.server_state},
     )
-
-
-def _resume(state: RunState, probes: Sequence[Probe], saved: Mapping[str, Any]) -> None:
-    if not state.fits(saved):
-        raise ConfigError("resume: a state of another model, method or number of clients")
-    state.load(saved)
-    for probe in probes:
-        probe.load(saved)
 
 
 def _hooks(

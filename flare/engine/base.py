@@ -6,6 +6,7 @@ something of every round; each is a file of `flare.engine.probes`. The loop neve
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -26,6 +27,15 @@ class Result(NamedTuple):
     update: Update
     loss: Tensor
     uplink: Tensor | int
+
+
+def zeroed(task: Task, kept: dict[str, Tensor], names: Sequence[str], like: Tensor) -> Task:
+    """The task with vectors of 0 by these names, for the sums of the round; `kept` holds them from round to round."""
+    if not names:
+        return task
+    for name in names:
+        kept[name] = kept[name].zero_() if name in kept else torch.zeros_like(like)
+    return dataclasses.replace(task, sums=kept)
 
 
 class Probe:

@@ -51,6 +51,6 @@ def _tried(network: Network, plan: Plan, state: RunState) -> Together:
 
 def _clean(network: Network, state: RunState) -> None:
     """Undo what the trial left in vectors that start at 0."""
-    for vector in state.memory.values():
+    for vector in (*state.memory.values(), *state.server_memory.values()):
         vector.zero_()
     network.velocity.zero_()

@@ -8,6 +8,7 @@ to 0 at the places that were sent.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ class Layout:
 
     `channels_last[i]` says that tensor i, of shape (O, I, H, W), is stored in the order O, H, W, I: the order in
     which CPU convolutions are fastest. Flat indices that matter to the method (ties) are always those of the ordinary
-    order.
+    order. `inner`: of a layout that takes all weights for one tensor, where its parts lie (`merged`).
     """
 
     names: tuple[str, ...]
@@ -38,6 +39,7 @@ class Layout:
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
     channels_last: tuple[bool, ...]
+    inner: Layout | None = None
 
     @classmethod
     def of(cls, named_shapes: Sequence[tuple[str, Sequence[int]]], *, channels_last: bool = False) -> Layout:
@@ -52,6 +54,11 @@ class Layout:
     def numel(self) -> int:
         """Number of weights of the model."""
         return sum(self.sizes)
+
+    @functools.cached_property
+    def merged(self) -> Layout:
+        """The same vector as one tensor of all weights: C_R of it is one selection over the whole model."""
+        return Layout(("all",), ((self.numel,),), (0,), (self.numel,), (any(self.channels_last),), self)
 
     def slices(self) -> Iterator[slice]:
         """The part of the flat vector that each tensor has, in order."""
@@ -111,6 +118,16 @@ class Layout:
             return 1.0
         return sum(self.counts(keep)) / max(1, self.numel) if isinstance(keep, tuple) else keep
 
+    def overall(self, keep: Keep) -> float | None:
+        """The fraction of all weights that a budget of every tensor comes to; None if all are sent whole."""
+        if not isinstance(keep, tuple):
+            return keep
+        return None if all(part is None for part in keep) else self.share(keep)
+
+    def message_bits(self, keep: Keep, fidelity: str = "paper") -> int:
+        """Size of a message of C_R, if none of its values is 0."""
+        return self.bits(self.counts(keep, fidelity), [part is None for part in self.keeps(keep)])
+
     def bits(self, counts: Sequence[int], whole: Sequence[bool]) -> int:
         """Size on the wire: per tensor 32 * n if it is sent whole, else (entries sent) * (32 + ceil(log2(n)))."""
         return sum(
@@ -130,7 +147,7 @@ class Layout:
             elif fidelity == "authors":
                 found = select_above_rank(flat[part], most + 1)
             else:
-                order = self._ordinary_index(tensor) if self.channels_last[tensor] else None
+                order = self.ordinary_index(tensor) if self.channels_last[tensor] else None
                 found = select(flat[part], most, order)
             chosen.append(found + part.start)
             counts.append(found.numel())
@@ -166,7 +183,10 @@ class Layout:
         always = torch.tensor(whole, device=rows.device)
         return Messages(self, torch.cat(values, 1), torch.cat(indices, 1), torch.stack(bits).sum(0), always)
 
-    def _ordinary_index(self, tensor: int) -> Callable[[np.ndarray], np.ndarray]:
+    def ordinary_index(self, tensor: int) -> Callable[[np.ndarray], np.ndarray]:
+        """What tells where entries of a tensor, given as it is stored, lie in its ordinary order."""
+        if self.inner:
+            return self.inner._ordinary_index_of_all
         o, i, h, w = self.shapes[tensor]
 
         def ordinary(stored: np.ndarray) -> np.ndarray:
@@ -175,6 +195,22 @@ class Layout:
 
         return ordinary
 
+    def stored_index(self, tensor: int, ordinary: np.ndarray) -> np.ndarray:
+        """Where entries of a tensor, given in its ordinary order, are stored."""
+        if not self.channels_last[tensor]:
+            return ordinary
+        o, i, h, w = self.shapes[tensor]
+        at_o, at_i, at_h, at_w = np.unravel_index(ordinary, (o, i, h, w))
+        return np.ravel_multi_index((at_o, at_h, at_w, at_i), (o, h, w, i))
+
+    def _ordinary_index_of_all(self, stored: np.ndarray) -> np.ndarray:
+        out = np.array(stored)
+        for tensor, part in enumerate(self.slices()):
+            if self.channels_last[tensor]:
+                here = (stored >= part.start) & (stored < part.stop)
+                out[here] = self.ordinary_index(tensor)(stored[here] - part.start) + part.start
+        return out
+
 
 @dataclass(frozen=True)
 class Message:
@@ -182,6 +218,7 @@ class Message:
 
     `counts` is the number of entries sent of each tensor of `layout`; `whole[i]` says that tensor i is sent without
     indices (empty: none is). `sent[i]` says that place i is sent, the others only fill a row (None: all are sent).
+    `size` is the bits on the wire of a message with a format of its own (None: see `Layout.bits`).
     """
 
     layout: Layout
@@ -190,13 +227,14 @@ class Message:
     counts: tuple[int, ...]
     whole: tuple[bool, ...] = ()
     sent: Tensor | None = None
+    size: int | None = None
 
-    def add_to(self, flat: Tensor) -> None:
-        """Add the message to a flat vector, in place."""
+    def add_to(self, flat: Tensor, scale: float = 1) -> None:
+        """Add the message, scaled, to a flat vector, in place."""
         if self.indices is None:
-            flat += self.values
+            flat.add_(self.values, alpha=scale)
         else:
-            flat.index_add_(0, self.indices, self.values)
+            flat.index_add_(0, self.indices, self.values, alpha=scale)
 
     def mask(self, flat: Tensor) -> None:
         """Set any flat vector to 0 at the places that were sent, in place."""
@@ -224,7 +262,9 @@ class Message:
 
     @property
     def bits(self) -> int:
-        """Size on the wire, in bits: see `Layout.bits`."""
+        """Size on the wire, in bits: its own, or that of `Layout.bits`."""
+        if self.size is not None:
+            return self.size
         if self.indices is None:
             return 32 * self.layout.numel
         return self.layout.bits(self.counts, self.whole or (False,) * len(self.counts))
@@ -236,7 +276,7 @@ class Messages:
 
     Every row has as many places as the largest message there can be, so that no size depends on the data: a place with
     the value 0 is not sent, except if `always` says so of its column (None: of no column). `sizes` is the bits of each
-    message, a tensor; None if they are dense.
+    message, a tensor; None if they are dense, and 32 bits a weight.
     """
 
     layout: Layout
@@ -245,12 +285,12 @@ class Messages:
     sizes: Tensor | None
     always: Tensor | None = None
 
-    def add_to(self, rows: Tensor) -> None:
-        """Add each message to its row of a matrix, in place."""
+    def add_to(self, rows: Tensor, scale: float = 1) -> None:
+        """Add each message, scaled, to its row of a matrix, in place."""
         if self.indices is None:
-            rows += self.values
+            rows.add_(self.values, alpha=scale)
         else:
-            rows.scatter_add_(1, self.indices, self.values)
+            rows.scatter_add_(1, self.indices, self.values if scale == 1 else self.values * scale)
 
     def mask(self, rows: Tensor) -> None:
         """`Message.mask` of each row by its own message, on any matrix, in place."""

@@ -41,6 +41,8 @@ def run_rounds(engine: Engine, plan: Plan, state: RunState, probes: Sequence[Pro
         for probe in probes:
             probe.aggregated(state.server, result.update)
         sent = wire.downlink_bits(task, result.update)
+        if method.remember:
+            method.remember(result.update, state.server_memory, task)
         own = method.apply(state.server, result.update, state.server_memory, task)
         loss, total, uplink, downlink = engine.fetch(
             result.loss, state.server.sum(), result.uplink, sent if own is None else own

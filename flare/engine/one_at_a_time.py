@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from flare.algorithms import Method, add_message
-from flare.engine.base import Engine, Probe, Result
-from flare.engine.layout import Message
+from flare.engine.base import Engine, Probe, Result, zeroed
 from flare.engine.network import Network, batches
 from flare.engine.state import RunState
 from flare.engine.step import LocalStep, Pull
@@ -29,6 +28,7 @@ class OneAtATime(Engine):
     def __init__(self, network: Network) -> None:
         self.network = network
         self._total: Tensor | None = None  # what the clients of a round contribute
+        self._sums: dict[str, Tensor] = {}
 
     def round(self, task: Task, state: RunState, method: Method, probes: Sequence[Probe]) -> Result:
         """See `Engine.round`; clients in ascending order."""
@@ -37,11 +37,9 @@ class OneAtATime(Engine):
             self._total = None
         else:
             self._total = torch.zeros_like(server) if self._total is None else self._total.zero_()
-        update = Update(len(task.clients), self._total)
+        task = zeroed(task, self._sums, method.sums, server)
+        update = Update(len(task.clients), self._total, sums=task.sums)
         losses, uplink = [], 0
-
-        def compress(vector: Tensor) -> Message:
-            return task.layout.compress(vector, task.keep, task.fidelity)
 
         for row, client in enumerate(task.clients):
             mine = task.of([row])
@@ -53,7 +51,7 @@ class OneAtATime(Engine):
             difference = network.weights.sub_(server)
             for probe in probes:
                 probe.before(client, difference if moved is None else moved, own.get(method.memory))
-            message = method.message(difference, own, mine, compress)
+            message = method.message(difference, own, mine, mine.compressor)
             for probe in probes:
                 probe.after(client, message, own.get(method.memory))
             if update.total is None:

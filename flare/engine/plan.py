@@ -66,6 +66,7 @@ class Plan:
             fidelity=self.fidelity,
             layout=self.layout,
             settings=self.settings,
+            population=len(self.sizes),
             # If the loss explodes so do the epochs that follow it: they end once the run is past saving.
             watch=self.method.budget is not None,
         )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from flare.engine.compressor import Compressor
 from flare.engine.layout import Keep, Layout
+from flare.engine.network import put
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Task:
     the order of the rows. keep: fraction of every tensor that is sent (None: all of it). local_epochs, batch_size,
     learning_rate, momentum, shuffle: of the local training. fidelity: "paper" or "authors". layout: of the weights.
     settings: the method's own. broadcast: vectors that the server sends beside w, by name, as they are when the round
-    begins. watch: a client stops after an epoch whose loss is not finite. most_steps: and after so many steps.
+    begins. sums: vectors of `Method.sums`, 0 when the round begins. population: how many clients there are, whether or
+    not they answer. watch: a client stops after an epoch whose loss is not finite. most_steps: and after so many steps.
     """
 
     number: int
@@ -39,6 +43,8 @@ class Task:
     layout: Layout
     settings: Any
     broadcast: Mapping[str, Tensor] = field(default_factory=dict)
+    sums: Mapping[str, Tensor] = field(default_factory=dict)
+    population: int = 0
     watch: bool = False
     most_steps: int | None = None
 
@@ -46,6 +52,22 @@ class Task:
     def steps(self) -> tuple[int, ...]:
         """Local steps of each client, in all epochs together; the last, smaller batch of an epoch is one."""
         return tuple(self.local_epochs * math.ceil(size / self.batch_size) for size in self.sizes)
+
+    @property
+    def taken(self) -> tuple[int, ...]:
+        """Local steps that each client takes: those of all epochs, or `most_steps` if that is fewer."""
+        return tuple(min(steps, self.most_steps or steps) for steps in self.steps)
+
+    @property
+    def compressor(self) -> Compressor:
+        """All ways to choose a message at this round's budget; calling it is C_R."""
+        return Compressor(self.layout, self.keep, self.fidelity, self.seeds)
+
+    def each(self, numbers: Sequence[float], like: Tensor) -> Tensor | float:
+        """What multiplies the vectors by a number a client: one number, or a column if the rows have different ones."""
+        if len(set(numbers)) == 1:
+            return numbers[0]
+        return put(torch.tensor(numbers, dtype=like.dtype), like.device)[:, None]
 
     def of(self, rows: list[int]) -> Task:
         """The part of the clients at these places, in this order."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
 from flare.algorithms import Method
-from flare.engine.base import Engine, Probe, Result
+from flare.engine.base import Engine, Probe, Result, zeroed
 from flare.engine.layout import Messages
 from flare.engine.network import Network, Pair, put
 from flare.engine.state import RunState
@@ -43,6 +43,7 @@ class Together(Engine):
         self.network = network
         self.layout = network.layout
         self._total = torch.zeros_like(network.weights)  # what the clients of a round contribute
+        self._sums: dict[str, Tensor] = {}
         self.weights = network.weights.new_empty(most, self.layout.numel)
         self.velocity = torch.zeros_like(self.weights)
         # Clients of one size lie in one block, so that a batch of all of them is a view of it.
@@ -63,7 +64,7 @@ class Together(Engine):
         """See `Engine.round`; clients with the most samples, and so the most steps, come first."""
         server, total = state.server, self._total.zero_()
         order = sorted(range(len(task.clients)), key=lambda row: (-task.sizes[row], task.clients[row]))
-        task = task.of(order)
+        task = zeroed(task.of(order), self._sums, method.sums, server)
         everyone = task.clients == tuple(range(len(self.clients)))
         at = put(torch.tensor(task.clients), server.device)
         memory = {name: rows if everyone else rows.index_select(0, at) for name, rows in state.memory.items()}
@@ -78,19 +79,16 @@ class Together(Engine):
             for probe in probes:
                 probe.before(client, (difference if moved is None else moved)[row], own.get(method.memory))
 
-        def compress(rows: Tensor) -> Messages:
-            return task.layout.compress_rows(rows, task.keep, task.fidelity)
-
-        messages = method.message(difference, memory, task, compress)
+        messages: Messages = method.message(difference, memory, task, task.compressor)
         for row, (client, own) in enumerate(zip(task.clients, alone, strict=True)):
             message = messages.row(row)
             for probe in probes:
                 probe.after(client, message.without_zeros(), own.get(method.memory))
             method.receive(total, message, own, task.of([row]))
         if not everyone:
-            for name, rows in memory.items():
-                state.memory[name].index_copy_(0, at, rows)
-        return Result(Update(len(order), total), losses.mean(), messages.bits)
+            for name, rows in state.memory.items():
+                rows.index_copy_(0, at, memory[name])
+        return Result(Update(len(order), total, sums=task.sums), losses.mean(), messages.bits)
 
     def train(self, task: Task, start: Tensor, pull: Pull | None, method: Method) -> Tensor:
         """Train the clients of the task, longest first, from `start`; returns their mean batch losses.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,12 +18,14 @@ _SPARSE = 1 / 32
 class Update:
     """The mean over `clients` of what they contribute: their sum as a vector, or their sparse messages.
 
-    Exactly one of `total` and `messages` is in use: `total` is None if the messages are few.
+    Exactly one of `total` and `messages` is in use: `total` is None if the messages are few. sums: what `receive` added
+    beside it, by the names of `Method.sums`.
     """
 
     clients: int
     total: Tensor | None = None
     messages: list[Message] = field(default_factory=list)
+    sums: Mapping[str, Tensor] = field(default_factory=dict)
 
     def add_to(self, flat: Tensor) -> None:
         """Add the mean to a flat vector, in place. Once: a total is divided where it lies."""

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from flare.analysis.statistics import t_interval
+from flare.analysis.statistics import FEWEST, shown_interval
 from flare.errors import DataError
 from flare.figures.style import curves, layout, looks
 
@@ -87,7 +87,8 @@ def _draw_cell(above: Axes, below: Axes, rounds: pd.DataFrame, look: dict[str, A
     """The staleness of a method at a keep, and the norm of its memory, if it has one."""
     for kind, (dashes, _) in _KINDS.items():
         above.plot(rounds.groupby("round")[f"staleness_{kind}"].mean(), **{**look, "linestyle": dashes})
-    norm = t_interval(rounds.dropna(subset="memory_norm"), ["round"], "memory_norm").sort_index()
+    norm = shown_interval(rounds.dropna(subset="memory_norm"), ["round"], "memory_norm").sort_index()
     if len(norm):
         below.plot(norm["mean"], **look)
+    if len(norm) and norm["n"].max() >= FEWEST:
         below.fill_between(norm.index, norm["low"], norm["high"], color=look["color"], alpha=0.18, linewidth=0)

@@ -26,6 +26,8 @@ from flare.engine import schedules
 from flare.engine.layout import Layout
 from flare.engine.network import Loss, double_softmax
 from flare.engine.plan import Plan
+from flare.engine.server import check as check_server
+from flare.engine.server import with_step
 from flare.engine.task import Task
 from flare.errors import DataError
 from flare.settings import check_keep, check_settings
@@ -35,7 +37,7 @@ BASE_BYTES = 700 * 10**6
 # Arguments of `flare.simulate` of which a measurement has values of its own, or leaves them out.
 MEASURED = (
     *("method", "settings", "keep", "rounds", "local_epochs", "batch_size", "learning_rate", "momentum", "fidelity"),
-    *("evaluate_every", "available", "seed", "schedule", "staleness", "probes"),
+    *("evaluate_every", "available", "seed", "schedule", "staleness", "probes", "server"),
 )
 _EVALUATED = 10_000  # test samples of a data set that is not here yet: those of MNIST and CIFAR
 
@@ -204,6 +206,7 @@ def work(run: Run, layout: Layout, sizes: list[int], evaluated: int) -> Work:
     taken not to change.
     """
     answering = run.available or run.clients
+    method = algorithms.load(run.method)
     tasks, looks = _tasks(run, layout, sizes)
     evaluations = len({*range(0, run.rounds, run.evaluate_every), run.rounds - 1})
     uplink, steps, trained, pulls = 0, 0.0, 0.0, 0.0
@@ -212,7 +215,7 @@ def work(run: Run, layout: Layout, sizes: list[int], evaluated: int) -> Work:
         share = messages / len(sizes)
         most = math.inf if task.most_steps is None else task.most_steps
         taken = share * sum(min(most, number) for number in task.steps)
-        uplink += messages * _message_bits(task)
+        uplink += messages * _message_bits(task, method)
         steps += taken
         trained += share * sum(min(most * task.batch_size, task.local_epochs * size) for size in sizes)
         pulls += min(taken, messages * _pulled(run.method, task.settings))
@@ -271,16 +274,17 @@ def looks_at_loss(name: str, layout: Layout, keep: str) -> bool:
     return _tasks(run, layout, [1])[1] > 0
 
 
-def _message_bits(task: Task) -> int:
-    """Bits of one message, as `Message.bits` counts them if none of its values is 0."""
-    layout = task.layout
-    return layout.bits(layout.counts(task.keep, task.fidelity), [part is None for part in layout.keeps(task.keep)])
+def _message_bits(task: Task, method: Method) -> int:
+    """Bits of one message, as `Message.bits` counts them if none of its values is 0; the method may know better."""
+    return method.bits(task) if method.bits else task.layout.message_bits(task.keep, task.fidelity)
 
 
 def _pulled(name: str, settings: Any) -> float:
     """On how many of a client's steps in a round the method pulls; infinity if on all."""
     method = algorithms.load(name)
     if not method.pull or (method.strength and getattr(settings, method.strength) == 0):
+        return 0
+    if method.pulls and not method.pulls(settings):
         return 0
     steps: int | str = getattr(settings, method.pull_steps) if method.pull_steps else "all"
     return math.inf if isinstance(steps, str) else steps
@@ -292,10 +296,11 @@ def memory_bytes(run: Run, workload: Workload, sizes: list[int], evaluated: int)
     sizes, evaluated: as `samples` says.
     """
     model = counts(workload)
-    method = algorithms.load(run.method)
+    method = with_step(algorithms.load(run.method), check_server(run.server))
     copies = 2 if looks_at_loss(run.method, model.layout, run.keep) else 1
     of_client = len(method.state) + ("staleness" in run.probe_names)
-    vectors = 6 + len(method.server_state) + of_client * run.clients
+    of_round = len(method.sums) + bool(method.start)
+    vectors = 6 + of_round + len(method.server_state) + of_client * run.clients
     number = 8 if is_text(run.dataset) else 4
     held = (copies * sum(sizes) + evaluated) * math.prod(workload.shape) * number
     activations = max(min(run.batch_size, max(sizes)) * model.kept, 2 * min(1000, evaluated) * model.widest)

@@ -31,9 +31,10 @@ import torch
 from flare import algorithms, datasets, models
 from flare.config import Run
 from flare.engine.api import simulate
-from flare.errors import DataError
+from flare.errors import ConfigError, DataError
 from flare.planning import count
 from flare.planning.count import Workload
+from flare.settings import check_settings
 
 # A measured step has at most so many operations; one measurement goes on for about SECONDS, all together for BUDGET.
 OPERATIONS, SECONDS, BUDGET = 2e10, 0.4, 45.0
@@ -129,8 +130,12 @@ def message_seconds(workload: Workload, method: str, keep: str, device: str) -> 
     without_pull = ((chosen.strength, 0.0),) if chosen.strength else ()
     plain = round_seconds(workload, small, device, method=method, keep=keep, settings=without_pull)
     pulled = 0.0
-    if chosen.pull:
+    if chosen.pull and chosen.strength:
         pulled = max(0.0, round_seconds(workload, small, device, method=method, keep=keep) - plain)
+    elif chosen.pull:  # on every step, so that a second one has another
+        twice = round_seconds(workload, small, device, method=method, keep=keep, batches=2)
+        pulled = max(0.0, twice - plain - step - slope * small)
+        plain = max(0.0, plain - pulled)
     look = 0.0
     if count.looks_at_loss(method, count.counts(workload).layout, keep):
         look = small * evaluation_seconds(workload, device)
@@ -177,7 +182,7 @@ def round_seconds(
             local_epochs=1,
             batch_size=samples,
             learning_rate=1e-6,
-            momentum=0.9,
+            momentum=_momentum(method, dict(settings)),
             fidelity=workload.fidelity,
             evaluate_every=1 if evaluated else rounds,
             loss=workload.loss,
@@ -193,6 +198,16 @@ def round_seconds(
     if not large and sum(times) < SECONDS:
         times += measure(min(300, 3 + int(SECONDS / statistics.median(times))))
     return statistics.median(times) / len(pairs)
+
+
+def _momentum(method: str, settings: dict[str, float]) -> float:
+    """The local momentum of a measurement: one that costs what any does, or 0 if the method takes no other."""
+    try:
+        own = check_settings(algorithms.load(method).settings, settings, method)
+        algorithms.check(method, own, algorithms.Training(momentum=0.9))
+    except ConfigError:
+        return 0.0
+    return 0.9
 
 
 @functools.lru_cache(maxsize=1)  # one, as they are large; nothing changes it

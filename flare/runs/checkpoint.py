@@ -2,30 +2,42 @@
 
 The state between two rounds (`on_state` of `flare.simulate`) lies in the run's folder, as checkpoint.pt, until the run
 is finished. It is written every so many seconds or rounds, whole or not at all, and taken up again only by the same
-run: same settings, code, data and versions. SIGTERM and SIGINT end a run after the round it is in, with its state saved
-and exit code 75 (EX_TEMPFAIL of sysexits.h: try again later); a second signal ends it at once.
+run: same settings, code, data and versions, and only if the digest at its end is that of every byte before. What a
+person, a terminal or a scheduler sends to end a run (SIGTERM, SIGINT, SIGHUP, SIGXCPU, SIGUSR1, SIGUSR2) ends it after
+the round it is in, with its state saved and exit code 75 (EX_TEMPFAIL of sysexits.h: try again later); a second SIGTERM
+or SIGINT ends it at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import math
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO, cast
 
-from flare.files import CHECKPOINT
+from flare.files import CHECKPOINT, opened, replacing
+from flare.runs.lease import NO_LOCKS
+from flare.runs.process import say
 
 NAME = CHECKPOINT
 OLD = "checkpoint.old.pt"
-PART = f".{NAME}.part"
+# How the temporary name of a checkpoint begins that is being written.
+PART = f".{NAME}."
 RESUMABLE = 75
+# A checkpoint ends with this and the SHA-256 of all before it: torch writes a checksum of its own and checks none.
+_SEAL = b"flare sha256 "
+_LARGEST = 1 << 42
+# What a person or a scheduler ends a run with, and how it is warned: again and again, as by SIGXCPU every second.
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+_WARNING = (signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.SIGUSR2)
 SECONDS = 300.0
 # Saving takes at most this share of the time, however large the state.
 _SHARE = 0.02
@@ -36,9 +48,11 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """Notes SIGTERM and SIGINT while it is entered, so that a run can save itself; `signal` is the name of the first.
+    """Notes the signals that end a run while it is entered, so that it can save itself; `signal` is the first's name.
 
-    The second signal has its usual effect. Outside the main thread, where Python has no signals, nothing is noted.
+    The second SIGTERM or SIGINT has its usual effect; the others may come as often as they like. A SIGHUP that
+    the caller told this process to ignore, as nohup does, stays ignored. Outside the main thread, where Python has no
+    signals, nothing is noted.
     """
 
     def __init__(self) -> None:
@@ -47,22 +61,65 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            self._usual = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+            heeded = [number for number in _WARNING if signal.getsignal(number) is not signal.SIG_IGN]
+            self._usual = {number: signal.signal(number, self._note) for number in (*_ENDING, *heeded)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._usual.items():
-            signal.signal(number, handler)
+        self._restore(self._usual)
 
     def check(self) -> None:
         """Raise Interrupted where a signal was noted."""
         if self.signal:
             raise Interrupted(self.signal)
 
+    def _restore(self, numbers: Iterable[int]) -> None:
+        for number in list(numbers):
+            handler = self._usual.pop(number)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.signal = signal.Signals(number).name
-        os.write(2, f"{self.signal}: the run is saved after this round; once more ends it now\n".encode())
-        self.__exit__()
+        again = "; once more ends it now" if number in _ENDING else ""
+        if self.signal is None:
+            self.signal = signal.Signals(number).name
+            with contextlib.suppress(OSError):  # nobody may be left to read it
+                os.write(2, f"{self.signal}: the run is saved after this round{again}\n".encode())
+        if again:
+            self._restore(ending for ending in _ENDING if ending in self._usual)
+
+
+class _Sealed:
+    """A file to write to that keeps the digest of what was written: nothing is read again, or held twice."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        self.digest.update(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def seal(file: BinaryIO, content: Any) -> None:
+    """Write what `torch.save` makes of the content, and the digest of that, into the file."""
+    import torch
+
+    sealed = _Sealed(file)
+    torch.save(content, cast(BinaryIO, sealed))
+    file.write(_SEAL + sealed.digest.digest())
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether the file ends with the digest of all before that; OSError if it is no plain file."""
+    digest, left = hashlib.sha256(), path.stat().st_size - len(_SEAL) - 32
+    with opened(path, _LARGEST) as file:
+        while left > 0 and (part := file.read(min(left, 1 << 20))):
+            digest.update(part)
+            left -= len(part)
+        return left == 0 and file.read() == _SEAL + digest.digest()
 
 
 class Checkpoint:
@@ -94,19 +151,22 @@ class Checkpoint:
                 break
             except BlockingIOError:
                 if not waiting:
-                    print(f"{self.path.parent}: another process carries out this run; waiting for it", flush=True)
+                    say(f"{self.path.parent}: another process carries out this run; waiting for it")
                 waiting = True
                 time.sleep(0.2)
-            except OSError:  # a file system without locks
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
                 break
             if self._stop.signal:
                 break
         if self._stop.signal:  # before it began: what another process may have finished stays as it is
             self.__exit__()
             raise Interrupted(self._stop.signal)
-        for pattern in (PART, ".rounds.csv.*", ".run.json.*"):  # of a process that was killed while it wrote
+        for pattern in (f"{PART}*", ".rounds.csv.*", ".run.json.*"):  # of a process that was killed while it wrote
             for leftover in self.path.parent.glob(pattern):
-                leftover.unlink(missing_ok=True)
+                with contextlib.suppress(IsADirectoryError, PermissionError):  # none of ours
+                    leftover.unlink(missing_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,32 +174,40 @@ class Checkpoint:
             os.close(self._folder)
             self._folder = None
 
-    def load(self) -> dict[str, Any] | None:
-        """What was last saved; None where there is nothing, or nothing of this run: then one line says why."""
+    def load(self, fits: Callable[[Mapping[str, Any]], bool] = lambda state: True) -> dict[str, Any] | None:
+        """What was last saved; None where there is nothing, or nothing of this run: then one line says why.
+
+        fits(state): whether the state can be one of this run's.
+        """
         import torch
 
+        problem = "not a whole checkpoint"
         try:
-            # Mapped, not read: it is copied from once, and the memory of a large state is not needed twice.
-            found = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
-            other = [name for name, value in self._key.items() if found["key"].get(name) != value]
+            if is_sealed(self.path):
+                # Mapped, not read: it is copied from once, and the memory of a large state is not needed twice.
+                found = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+                other = [name for name, value in self._key.items() if found["key"].get(name) != value]
+                seconds, state = float(found["wall_seconds"]), found["state"]
+                if not other and math.isfinite(seconds) and seconds >= 0 and fits(state):
+                    self._started -= seconds
+                    return dict(state)
+                problem = f"made with other {', '.join(other)}" if other else "a state that no round of this run has"
         except FileNotFoundError:
             return None
-        except Exception:  # whatever torch makes of a file that is not its own
+        except Exception:  # whatever torch makes of a file that is not its own, and a state that is none
             problem = "not a whole checkpoint"
-        else:
-            if not other:
-                self._started -= found["wall_seconds"]
-                state: dict[str, Any] = found["state"]
-                return state
-            problem = f"made with other {', '.join(other)}"
-        os.replace(self.path, self.path.with_name(OLD))
-        print(
-            f"{self.path}: {problem}; the run starts from the beginning"
-            f" (to go on with it, undo the change and rename {OLD} to {NAME})",
-            file=sys.stderr,
-            flush=True,
-        )
+        self.refuse(problem)
         return None
+
+    def refuse(self, problem: str) -> None:
+        """Set aside what was loaded, or could not be, in one line that says why; the run starts from the beginning."""
+        self._started = time.monotonic()
+        try:
+            os.replace(self.path, self.path.with_name(OLD))
+            aside = f"to go on with it, undo the change and rename {OLD} to {NAME}"
+        except OSError as error:  # a folder of that name in the place of OLD
+            aside = f"it cannot be renamed to {OLD}: {error.strerror}"
+        say(f"{self.path}: {problem}; the run starts from the beginning ({aside})", error=True)
 
     @property
     def wall_seconds(self) -> float:
@@ -164,19 +232,13 @@ class Checkpoint:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the checkpoint, whole or not at all. Where that fails one line says so, and the run goes on."""
-        import torch
-
         begun = time.monotonic()
-        part = self.path.with_name(PART)
+        content = {"key": self._key, "wall_seconds": self.wall_seconds, "state": dict(state)}
         try:
-            with open(part, "wb") as file:
-                torch.save({"key": self._key, "wall_seconds": self.wall_seconds, "state": dict(state)}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.path)
+            with replacing(self.path) as file:
+                seal(file, content)
         except (OSError, RuntimeError) as error:
-            part.unlink(missing_ok=True)
-            print(f"{self.path}: not saved: {' '.join(str(error).split())[:200]}", file=sys.stderr, flush=True)
+            say(f"{self.path}: not saved: {' '.join(str(error).split())[:200]}", error=True)
         now = time.monotonic()
         self._due = now + max(self._seconds, (now - begun) / _SHARE)
 
@@ -184,5 +246,6 @@ class Checkpoint:
 def remove(folder: Path) -> None:
     """The run is finished: delete its checkpoint, and one that was refused."""
     for name in (NAME, OLD):
-        with contextlib.suppress(FileNotFoundError):
+        # A folder of that name is none of ours.
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
             (folder / name).unlink()

@@ -27,6 +27,8 @@ _BEGINS = ("engine/loop", "engine/choose", "runs/data", "models/__init__")
 _NO_ARITHMETIC = ("__init__", "errors", "settings", "columns")
 # What figures take from the file of a method.
 _LOOKS = ("LABEL", "COLOUR", "MARKER", "DASHES")
+# The arguments of a method's `check`, which only decides whether a run begins.
+_CHECKED = ["settings", "training"]
 # What a run takes from the file of a data set.
 _OF_DATA = ("KIND", "CLASSES", "SHAPE", "SCALE", "VOCABULARY")
 
@@ -37,6 +39,7 @@ def sources(run: Run) -> tuple[str, ...]:
     named += [f"datasets/partitions/{run.partition.get('scheme', 'contiguous')}"]
     named += [f"engine/probes/{name}" for name in run.probe_names]
     named += [f"engine/schedules/{run.schedule['name']}"] if run.schedule else []
+    named += ["engine/server"] if run.server else []
     return reached((*_BEGINS, *named))
 
 
@@ -136,6 +139,10 @@ class _Meaning(ast.NodeTransformer):
         """Which error it is, without its text."""
         kind = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
         return ast.copy_location(ast.Raise(kind, None), node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """What a method's `check` refuses, before a run begins, is left out."""
+        return ast.Pass() if [given.arg for given in node.args.args] == _CHECKED else self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
         """How a method looks in a figure is left out."""

@@ -7,6 +7,7 @@ that CUDA_VISIBLE_DEVICES leaves it, and waits where all are taken.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -14,6 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from flare.errors import ConfigError
+from flare.runs.process import say
+
+# What a file system without locks says.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
+# Seconds after which somebody who looks whether he is alone, which takes none, hangs.
+PATIENCE = 60.0
 
 _open: list[int] = []  # locks that this process keeps until it ends
 
@@ -53,40 +60,88 @@ def gpu(
                         os.close(lock)
                     return
         if not told:
-            print(f"{device}: every place is taken ({len(wanted)} GPUs, {jobs} jobs each); waiting", flush=True)
+            say(f"{device}: every place is taken ({len(wanted)} GPUs, {jobs} jobs each); waiting")
             told = True
         waiting()
         time.sleep(0.1)
 
 
-def clear_stale(folder: Path) -> None:
+def clear_stale(folder: Path, *, asking: bool = False) -> None:
     """Delete Snakemake's locks in its folder .snakemake where no sweep that could have made them is running any more.
 
     Snakemake's own are plain files: after a kill it refuses to start until somebody says --unlock. Every sweep also
-    holds a shared kernel lock until it ends; who gets that lock alone is alone.
+    holds a shared kernel lock until it ends; who gets that lock alone is alone. It is had when this returns: the moment
+    in which another start looks whether it is alone is waited for. asking: a dry run, which writes and holds nothing.
+    ConfigError, one line, if Snakemake could not write there.
     """
-    folder.mkdir(exist_ok=True)
-    handle = os.open(folder / "flare.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    _open.append(handle)
+    if asking:
+        where = folder if folder.exists() else folder.absolute().parent
+        if not os.access(where, os.W_OK | os.X_OK):
+            raise ConfigError(_no_place(folder, "cannot be written"))
+        return
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for stale in (folder / "locks").glob("*.lock"):
+        folder.mkdir(exist_ok=True)
+        handle = os.open(folder / "flare.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise ConfigError(_no_place(folder, str(error.strerror))) from None
+    _open.append(handle)
+    if not _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        _wait(handle, folder)
+        return
+    # Alone. Between the two locks another may be alone, too, and find nothing: Snakemake makes its own after this.
+    for stale in (folder / "locks").glob("*.lock"):
+        with contextlib.suppress(OSError):
             stale.unlink(missing_ok=True)
-    except OSError:  # another one is running, or there are no such locks here: Snakemake decides
-        pass
-    with contextlib.suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    _wait(handle, folder)
+
+
+def _no_place(folder: Path, why: str) -> str:
+    return (
+        f"{folder}: {why}; Snakemake keeps its notes there, so start it in a folder that can be written (--directory)"
+    )
+
+
+def _wait(handle: int, folder: Path) -> None:
+    """Wait for the shared lock: who has it alone gives it back in a moment."""
+    end = time.monotonic() + PATIENCE
+    while not _lock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB):
+        if time.monotonic() > end:
+            raise ConfigError(
+                f"{folder / 'flare.lock'}: held by a process that does not go on; end it, and start again"
+            )
+        time.sleep(0.01)
+
+
+def _lock(handle: int, how: int) -> bool:
+    """Lock it; False if another process has it. True, too, on a file system without locks: there Snakemake decides."""
+    try:
+        fcntl.flock(handle, how)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return not how & fcntl.LOCK_EX  # nobody is known to be alone
+    return True
 
 
 def _take(path: Path) -> int | None:
-    """The file, locked for this process alone; None where another has it."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    """The file, locked for this process alone; None where another has it.
+
+    The file of that name, not one that somebody who tidies up deleted meanwhile: others would lock the new one.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if os.path.samestat(os.fstat(handle), os.stat(path)):
+            return handle
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
         os.close(handle)
-        return None
-    return handle
+        raise
+    os.close(handle)
+    return None
 
 
 def _visible() -> dict[str, str]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
 from flare.config.run import Run
+from flare.runs.process import say
 from flare.runs.record import size
 
 
 class Progress:
-    """What a person follows: a bar with loss, accuracy and uplink on a terminal, a line per evaluation in a log."""
+    """What a person follows: a bar with loss, accuracy and uplink on a terminal, a line per evaluation in a log.
+
+    Whether anybody is left to read it makes no difference to the run.
+    """
 
     def __init__(self, run: Run, completed: int = 0) -> None:
         self._rounds = run.rounds
@@ -27,12 +32,13 @@ class Progress:
             )
         else:
             after = f", going on after round {completed}" if completed else ""
-            print(f"{run.folder}: {run.rounds} rounds, {run.clients} clients{after}", flush=True)
+            say(f"{run.folder}: {run.rounds} rounds, {run.clients} clients{after}")
 
     def advance(self, completed: int) -> None:
         """So many rounds are complete."""
         if self._bar is not None:
-            self._bar.update(completed - self._bar.n)
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.update(completed - self._bar.n)
 
     def show(self, row: dict[str, Any]) -> None:
         """A round was evaluated."""
@@ -42,15 +48,17 @@ class Progress:
             "uplink": size(row["uplink_bits"]),
         }
         if self._bar is not None:
-            self._bar.set_postfix(state)
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.set_postfix(state)
         else:
             words = "  ".join(f"{key} {value}" for key, value in state.items())
-            print(f"round {row['round'] + 1:>{len(str(self._rounds))}}/{self._rounds}  {words}", flush=True)
+            say(f"round {row['round'] + 1:>{len(str(self._rounds))}}/{self._rounds}  {words}")
 
     def close(self, summary: dict[str, Any]) -> None:
         """The run is over."""
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.close()
         accuracy = summary["final_accuracy"]
         reached = (
             "no evaluation"
@@ -59,4 +67,4 @@ class Progress:
         )
         where = "" if summary["diverged_round"] is None else f" in round {summary['diverged_round']}"
         cost = f"uplink {size(summary['uplink_bits'])}, {summary['wall_seconds']:.1f} s"
-        print(f"{summary['status']}{where}: {reached}, {cost}")
+        say(f"{summary['status']}{where}: {reached}, {cost}")

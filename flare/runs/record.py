@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import flare
 from flare.columns import IDENTITY
-from flare.config.run import Run
+from flare.config.run import NESTED, Run
 from flare.files import write_whole
 
 if TYPE_CHECKING:
@@ -42,13 +42,15 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     tuned = sorted(settings.get("tuned") or ())
     left_out = ("keep", "local_epochs", "seed", "tuned", *tuned)
 
-    def plain(value: Any) -> Any:
+    def plain(value: Any, prefix: str = "") -> Any:
         if isinstance(value, Mapping):
-            return {key: plain(item) for key, item in value.items() if key not in tuned}
+            return {key: plain(item) for key, item in value.items() if f"{prefix}{key}" not in tuned}
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     # As on a command line, what is not set is not there.
-    given = {key: plain(value) for key, value in settings.items() if key not in left_out}
+    given = {
+        key: plain(value, f"{key}." if key == NESTED else "") for key, value in settings.items() if key not in left_out
+    }
     unset: tuple[Any, ...] = (None, {}, [])
     given = {key: value for key, value in given.items() if value is not False and value not in unset}
     return hashlib.sha256(json.dumps([given, tuned], sort_keys=True).encode()).hexdigest()[:16]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
+import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flare import datasets, models
+from flare import algorithms, datasets, models
+from flare.columns import HISTORY
 from flare.config.run import Run
 from flare.datasets import partitions
 from flare.engine import memory
@@ -18,7 +20,7 @@ from flare.errors import ConfigError
 from flare.files import write_whole
 from flare.runs import checkpoint, lease
 from flare.runs.identity import key_of
-from flare.runs.process import load_libraries
+from flare.runs.process import load_libraries, say
 from flare.runs.progress import Progress
 from flare.runs.record import write_run
 from flare.settings import ENGINES, check_settings
@@ -51,8 +53,8 @@ def train_all(runs: Sequence[tuple[Run, Path]], *, device: str = "cpu", jobs_per
             except Exception:
                 if len(runs) == 1:
                     raise
-                print(f"{run.folder}: failed", file=sys.stderr)
-                traceback.print_exc()
+                say(f"{run.folder}: failed", error=True)
+                say(traceback.format_exc().rstrip(), error=True)
                 done = False
     if done:
         for _, output in runs:
@@ -93,7 +95,7 @@ def train(  # noqa: PLR0913, each says how a run is carried out
     key, stop = key_of(run, data, device), stop or checkpoint.Stop()
     saving = checkpoint.Checkpoint(output, key, stop, seconds=checkpoint_seconds, rounds=checkpoint_rounds)
     with memory.kept(), saving as saved:
-        state = saved.load()
+        state = saved.load(functools.partial(_is_state, run))
         if state and "files" in state:  # finished, and deleted because others of its job were not
             for name, text in state["files"].items():
                 write_whole(output / name, text.encode())
@@ -101,6 +103,9 @@ def train(  # noqa: PLR0913, each says how a run is carried out
             return known
         clients, test = _tensors(run, data, load)
         new_model = _model(run, tuple(test[0].shape[1:]))
+        if state and not _has_shapes(state, run, new_model()):
+            saved.refuse("a state of other shapes")
+            state = None
         with saved.untimed():  # a server that is slow or gone is no part of what the run costs
             tracker = Mirror(run, output, wandb, resumed=state is not None)
         progress = Progress(run, state["completed"] if state else 0)
@@ -125,6 +130,45 @@ def train(  # noqa: PLR0913, each says how a run is carried out
         else:
             checkpoint.remove(output)
     return summary
+
+
+def _is_state(run: Run, state: Mapping[str, Any]) -> bool:
+    """Whether a state can be one that this run saved: after so many rounds, with their rows; or its files."""
+    if "files" in state:
+        files = state["files"]
+        record = json.loads(files["run.json"])
+        return {"rounds.csv"} < set(files) <= set(FILES) and bool(
+            record["config"] == json.loads(json.dumps(asdict(run)))
+        )
+    completed, rounds = state["completed"], [row["round"] for row in state["history"]]
+    counts = [completed, *(state[name] for name in ("uplink", "downlink", "dense")), *rounds]
+    if not all(type(count) is int and count >= 0 for count in counts) or not completed < run.rounds:
+        return False
+    columns = {name for row in state["history"] for name in HISTORY if not math.isfinite(row[name])}
+    evaluated = [n for n in range(completed) if n % run.evaluate_every == 0]
+    last = state["history"][-1] if rounds else {"uplink_bits": 0, "downlink_bits": 0}
+    fits = last["uplink_bits"] <= state["uplink"] and last["downlink_bits"] <= state["downlink"]
+    return not columns and rounds == evaluated and fits
+
+
+def _has_shapes(state: Mapping[str, Any], run: Run, model: Any) -> bool:
+    """Whether the tensors of a state are those of this run's model, method and clients, and numbers."""
+    import torch
+
+    numel = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    method = algorithms.load(run.method)
+    wanted: dict[str, dict[str, tuple[int, ...]]] = {
+        "server": {"server": (numel,)},
+        "memory": {name: (run.clients, numel) for name in method.state},
+        "server_memory": {name: (numel,) for name in method.server_state},
+    }
+    found = {of: {of: state.get(of)} if of == "server" else state.get(of) for of in wanted}
+    return all(
+        isinstance(tensors, dict)
+        and {name: tuple(tensor.shape) for name, tensor in tensors.items() if torch.is_tensor(tensor)} == wanted[of]
+        and len(tensors) == len(wanted[of])
+        for of, tensors in found.items()
+    )
 
 
 def _tensors(run: Run, data: Path, load: Callable[..., datasets.Split]) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ with a common one race for its links.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flare.config import Run
+from flare.errors import hide
 from flare.files import write_whole
 from flare.tracking import sdk
 
@@ -81,7 +83,8 @@ class Mirror:
     def _give_up(self, error: BaseException, instead: str = "") -> None:
         self._run = None
         said = " ".join((str(error) or type(error).__name__).split())[:300]
-        print(f"W&B: {said}; {instead or 'the run goes on without it'}", file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):  # nobody may be left to read it
+            print(hide(f"W&B: {said}; {instead or 'the run goes on without it'}"), file=sys.stderr)
         sdk.abandon()
 
     def log(self, row: Mapping[str, Any]) -> None:

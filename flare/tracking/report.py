@@ -6,14 +6,15 @@ Made from the runs that the project in W&B has (`sync_wandb`, or mode online) an
 from __future__ import annotations
 
 import csv
+import io
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flare.errors import ConfigError
-from flare.files import write_whole
+from flare.errors import ConfigError, hide
+from flare.files import SMALL, read_bytes, write_whole
 from flare.tracking import sdk
 
 # For all calls of the server together.
@@ -41,16 +42,17 @@ def write(results: Path) -> bool:
             entity = os.environ.get("WANDB_ENTITY") or sdk.load().Api().default_entity
             report = build(tables, entity, sdk.project())
             if known.exists():
-                report.id = known.read_text().strip()
+                report.id = read_bytes(known).decode().strip()
             report.save()
     except ModuleNotFoundError:  # wandb-workspaces
         raise
     except Exception as error:
-        print(f"W&B: no report: {' '.join((str(error) or type(error).__name__).split())[:300]}", file=sys.stderr)
+        said = " ".join((str(error) or type(error).__name__).split())[:300]
+        print(hide(f"W&B: no report: {said}"), file=sys.stderr)
         sdk.abandon()
         return False
     write_whole(known, report.id.encode())
-    print(f"W&B: {report.url}")
+    print(hide(f"W&B: {report.url}"))
     return True
 
 
@@ -59,8 +61,8 @@ def build(tables: Path, entity: str, project: str) -> Any:
     sdk.load()
     import wandb_workspaces.reports.v2 as wr
 
-    with open(tables / "runs.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    content = read_bytes(tables / "runs.csv", 64 * SMALL).decode("utf-8")
+    rows = list(csv.DictReader(io.StringIO(content, newline="")))
     experiments = {row["experiment"]: f"{row['model']} on {row['dataset']}" for row in rows}
     blocks: list[Any] = [wr.TableOfContents()]
     for experiment, what in experiments.items():
@@ -68,7 +70,7 @@ def build(tables: Path, entity: str, project: str) -> Any:
         blocks += _about(wr, experiment, what, own, {"entity": entity, "project": project})
     for title, name in (("Summary", "summary"), ("Claims of the paper", "claims"), ("Tuning", "studies")):
         if (table := tables / f"{name}.md").exists():
-            blocks += [wr.H2(title), wr.MarkdownBlock(table.read_text("utf-8"))]
+            blocks += [wr.H2(title), wr.MarkdownBlock(read_bytes(table, 16 * SMALL).decode("utf-8"))]
     return wr.Report(
         entity=entity,
         project=project,

@@ -127,7 +127,7 @@ def mark(record: Path) -> Path:
 
 def is_sent(record: Path) -> bool:
     """Whether the server has all of the record."""
-    return mark(record).exists() and mark(record).read_text() == SENT
+    return mark(record).is_file() and mark(record).read_text() == SENT
 
 
 def id_of(record: Path) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flare.columns import IDENTITY
-from flare.errors import ConfigError
+from flare.errors import ConfigError, hide
 from flare.files import is_locked, write_whole
 from flare.tracking import sdk
 
@@ -67,7 +67,7 @@ def sync(results: Path) -> bool:
         print(f"W&B: {sent} runs sent" if sent else "W&B: no run to send")
     else:
         failed = f"W&B: {len(runs) - sent} of {len(runs)} runs not sent: {reason[:300]}"
-        print(f"{failed}; sync_wandb tries them again", file=sys.stderr)
+        print(hide(f"{failed}; sync_wandb tries them again"), file=sys.stderr)
     return _send_tables(results) and whole if sent or not runs else whole
 
 
@@ -168,7 +168,7 @@ def _send_tables(results: Path) -> bool:
         sdk.check_sent(Path(run.settings.sync_file))
     except Exception as error:
         reason = " ".join((str(error) or type(error).__name__).split())[:300]
-        print(f"W&B: tables and figures not sent: {reason}; sync_wandb tries them again", file=sys.stderr)
+        print(hide(f"W&B: tables and figures not sent: {reason}; sync_wandb tries them again"), file=sys.stderr)
         sdk.abandon()
         return False
     write_whole(sent, digest.hexdigest().encode())

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,26 +14,33 @@ from typing import Any
 
 import yaml
 
+from flare.config.reading import read_own
 from flare.config.run import yaml_scalar
-from flare.errors import DataError
-from flare.files import write_whole
+from flare.errors import DataError, shown
+from flare.files import read_bytes, read_json, to_json, write_whole
 from flare.tuning.space import direction, to_optuna
 from flare.tuning.study import Study, Trial
-from flare.tuning.trials import to_json
 
 # A best value nearer than this to an end of its range, as a share of the range, may have its optimum beyond.
 EDGE = 0.05
+# How a trial may have ended.
+STATES = ("complete", "diverged", "pruned")
 
 
 def best(study: Study, trials: Sequence[Trial]) -> Trial:
     """The complete trial with the best objective, the earliest of several; DataError if there is none."""
-    complete = [(trial.objective, trial) for trial in trials if trial.objective is not None]
-    if not complete:
+    if all(trial.objective is None for trial in trials):
         raise DataError(
             f"study {study.name}: none of its {len(trials)} trials has a result, as a run of each diverged;"
             " try other ranges"
         )
-    sign = -1 if study.objective == "accuracy" else 1
+    return _best(study.objective, trials)
+
+
+def _best(objective: str, trials: Sequence[Trial]) -> Trial:
+    """The complete trial with the best objective, the earliest of several; ValueError if there is none."""
+    complete = [(trial.objective, trial) for trial in trials if trial.objective is not None]
+    sign = -1 if objective == "accuracy" else 1
     return min(complete, key=lambda pair: sign * pair[0])[1]
 
 
@@ -99,30 +105,78 @@ def conclude(study: Study, folder: Path, trials: Sequence[Trial]) -> None:
         print(f"WARNING: {study.name}: {said}", file=sys.stderr)
 
 
-def read(folder: Path) -> tuple[dict[str, Any], list[Trial]]:
-    """study.json and the trials of a study that is over, from its folder; DataError if they are not whole."""
+def read_best(path: Path) -> dict[str, Any]:
+    """best.yaml of a study; DataError if it is none."""
     try:
-        study: dict[str, Any] = json.loads((folder / "study.json").read_bytes())
-        header, *lines = (folder / "trials.csv").read_text(encoding="utf-8").splitlines()
-        trials = []
-        for line in lines:
-            row = dict(zip(header.split(","), line.split(","), strict=True))
-            measured = {seed: float(row[f"seed_{seed}"]) for seed in study["seeds"] if row[f"seed_{seed}"]}
-            values = {key: yaml.safe_load(row[key]) for key in study["space"]}
-            for key, range_ in study["space"].items():  # YAML reads 1e-05 as text
-                kind = type(next(iter(range_.values()))[0])
-                values[key] = float(values[key]) if kind is float and "choices" not in range_ else values[key]
-            trials.append(Trial(int(row["trial"]), values, row["state"], measured))
+        found = read_own(path)
+        if not isinstance(found, dict) or not isinstance(found["values"], dict):
+            raise ValueError("no values")
+        named = {"study": str, "trial": int, "objective": str, "value": float, "seeds": list}
+        if wrong := [name for name, kind in named.items() if not isinstance(found[name], kind)]:
+            raise ValueError(f"{wrong[0]}: {shown(found[wrong[0]])}")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except (ValueError, LookupError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise DataError(f"{path}: not a best.yaml of a study ({said}); delete it and run again") from None
+    return found
+
+
+def read(folder: Path) -> tuple[dict[str, Any], list[Trial]]:
+    """study.json and the trials of a study that is over, from its folder; DataError if they are not whole, or if its
+    files do not say the same: the best of trials.csv is that of study.json and of best.yaml."""
+    try:
+        study = read_json(folder / "study.json")
+        trials = _read_trials(folder, study)
         if study["study"].count("/") != 3 or study["best_trial"] not in [trial.number for trial in trials]:
             raise ValueError("no study of four parts, or no best trial")
         missing = {"batches", "trials", "validation", "objective", "digest", "warning"} - set(study)
         if missing:
             raise ValueError(f"study.json: no {', '.join(sorted(missing))}")
+        chosen = _best(study["objective"], trials)
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}; the study is not over") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{folder}: not a study that is over: {' '.join(str(error).split())[:200]}") from None
-    return study, trials
+    said = {
+        "study": study["study"],
+        "values": dict(chosen.values),
+        "trial": chosen.number,
+        "objective": study["objective"],
+        "value": chosen.objective,
+        "seeds": list(study["seeds"]),
+    }
+    found = read_best(folder / "best.yaml")
+    if study["best_trial"] != chosen.number:
+        other = f"study.json: best_trial is {study['best_trial']}, and {chosen.number}"
+    elif differing := [name for name, value in said.items() if found.get(name) != value]:
+        name = differing[0]
+        other = f"best.yaml: {name} is {shown(found.get(name))}, and {shown(said[name])}"
+    else:
+        return study, trials
+    raise DataError(f"{folder}: {other} by trials.csv; delete best.yaml, and it is made again")
+
+
+def _read_trials(folder: Path, study: Mapping[str, Any]) -> list[Trial]:
+    """The trials of trials.csv; ValueError and its like if it is none, OSError if it is not there."""
+    header, *lines = read_bytes(folder / "trials.csv").decode("utf-8").splitlines()
+    trials = []
+    for line in lines:
+        row = dict(zip(header.split(","), line.split(","), strict=True))
+        measured = {seed: float(row[f"seed_{seed}"]) for seed in study["seeds"] if row[f"seed_{seed}"]}
+        values = {key: yaml.safe_load(row[key]) for key in study["space"]}
+        for key, range_ in study["space"].items():  # YAML reads 1e-05 as text
+            kind = type(next(iter(range_.values()))[0])
+            values[key] = float(values[key]) if kind is float and "choices" not in range_ else values[key]
+        trial = Trial(int(row["trial"]), values, row["state"], measured)
+        if trial.state not in STATES or not all(map(math.isfinite, measured.values())):
+            raise ValueError(f"trials.csv: trial {trial.number}: a state or a number that is none")
+        if trial.objective != (float(row["objective"]) if row["objective"] else None):
+            raise ValueError(f"trials.csv: trial {trial.number}: objective is not the mean of its seeds")
+        trials.append(trial)
+    if [trial.number for trial in trials] != list(range(len(trials))):
+        raise ValueError("trials.csv: trials are missing, or there twice")
+    return trials
 
 
 def importances(study: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, float]:

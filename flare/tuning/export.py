@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import tempfile
+import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flare.errors import DataError
-from flare.files import write_whole
+from flare.errors import DataError, hide
+from flare.files import read_bytes, read_json, write_whole
 from flare.tuning.conclude import read
 from flare.tuning.space import direction, to_optuna
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+# The attribute of a study in a database that says whose it is.
+_OWNER = "flare_sweep"
 
 
 def export(folders: Sequence[Path], output: Path, url: str | None = None) -> None:
     """Write the studies into one new file of Optuna's JournalFileBackend and, if a URL is given, into that database.
 
-    There a study of the same name is replaced. DataError, without a password, if the database cannot be used.
+    There a study of the same name is replaced if it is this sweep's own, made by an earlier call for the same output,
+    or has the very same trials, so that nothing is lost. DataError, without a password, if a study is somebody else's,
+    before anything is changed, or if the database cannot be used.
     """
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
@@ -31,47 +36,70 @@ def export(folders: Sequence[Path], output: Path, url: str | None = None) -> Non
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         file = Path(folder) / "journal"
-        _fill(JournalStorage(JournalFileBackend(str(file))), folders)
+        _fill(JournalStorage(JournalFileBackend(str(file))), folders, "")
         write_whole(output, file.read_bytes())
     if url:
         try:
-            _fill(RDBStorage(url), folders)
-        except DataError:
-            raise
+            _fill(RDBStorage(url), folders, _owner(output))
+        except DataError as error:
+            raise DataError(hide(str(error), url)) from None
         except Exception as error:
-            why = " ".join(str(error).partition("(Background")[0].split()).replace(url, "it")[:200]
-            raise DataError(f"storage: {_without_password(url)}: {why}; sqlite:///file.db needs no server") from None
+            why = " ".join(str(error).partition("(Background")[0].split())
+            said = hide(f"storage: {url}: {why.replace(url, 'it')[:300]}", url)
+            raise DataError(f"{said}; sqlite:///file.db needs no server") from None
 
 
-def _without_password(url: str) -> str:
-    return re.sub(r"(//[^:@/]*):.*@", r"\1:***@", url)
+def _owner(output: Path) -> str:
+    """What a database knows this sweep by, wherever its results are moved to: a random name beside the output."""
+    path = output.with_name(".storage-owner")
+    try:
+        return read_bytes(path, 100).decode("ascii").strip()
+    except FileNotFoundError:
+        write_whole(path, f"{uuid.uuid4().hex}\n".encode())
+        return read_bytes(path, 100).decode("ascii").strip()
 
 
-def _fill(storage: BaseStorage, folders: Sequence[Path]) -> None:
-    """Write the studies into the storage, in the place of those of their names."""
+def _fill(storage: BaseStorage, folders: Sequence[Path], owner: str) -> None:
+    """Write the studies into the storage, in the place of the owner's of their names."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    known = {study.study_name for study in optuna.get_all_study_summaries(storage)}
-    filled: set[str] = set()
+    found = {}
     for folder in map(Path, folders):
         about, trials = read(folder)
-        if about["study"] in filled:
+        if about["study"] in found:
             raise DataError(f"{folder}: the study {about['study']} a second time; each once")
-        filled.add(about["study"])
-        if about["study"] in known:
-            optuna.delete_study(study_name=about["study"], storage=storage)
-        study = optuna.create_study(
-            storage=storage,
-            study_name=about["study"],
-            direction=direction(about["objective"]),
-        )
-        for name in ("objective", "seeds", "validation", "warning"):
-            study.set_user_attr(name, about[name])
-        for trial in trials:
-            frozen = to_optuna(about["space"], trial)
-            frozen.datetime_start, frozen.datetime_complete = _when(folder, about, trial.number)
-            study.add_trial(frozen)
+        frozen = [to_optuna(about["space"], trial) for trial in trials]
+        for trial, made in zip(trials, frozen, strict=True):
+            if trial.state == "diverged":  # nobody stopped it; to the sampler, which ignores failures, it is pruned
+                made.state = optuna.trial.TrialState.FAIL
+            made.datetime_start, made.datetime_complete = _when(folder, about, trial.number)
+        found[about["study"]] = (about, frozen)
+    known = {study.study_name: study for study in optuna.get_all_study_summaries(storage)}
+    for name, (_, frozen) in found.items():
+        if name in known and known[name].user_attrs.get(_OWNER) != owner and not _same(storage, name, frozen):
+            raise DataError(
+                f"storage: a study {name} is there that this sweep did not make; it stays as it is: delete it there, or"
+                " name another storage, or another experiment"
+            )
+    for name, (about, frozen) in found.items():
+        if name in known:
+            optuna.delete_study(study_name=name, storage=storage)
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction(about["objective"]))
+        study.set_user_attr(_OWNER, owner)
+        for attribute in ("objective", "seeds", "validation", "warning"):
+            study.set_user_attr(attribute, about[attribute])
+        study.add_trials(frozen)
+
+
+def _same(storage: BaseStorage, name: str, trials: Sequence[FrozenTrial]) -> bool:
+    """Whether the study of that name has these very trials, so that nothing is lost if they take its place."""
+    import optuna
+
+    there = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    return [(trial.params, trial.value, trial.state) for trial in there] == [
+        (trial.params, trial.value, trial.state) for trial in trials
+    ]
 
 
 def _when(folder: Path, about: dict[str, Any], trial: int) -> tuple[datetime, datetime]:
@@ -81,8 +109,8 @@ def _when(folder: Path, about: dict[str, Any], trial: int) -> tuple[datetime, da
         file = folder / f"batch-{trial // about['trials']}" / f"trial-{trial}" / f"seed-{seed}" / "run.json"
         try:
             end = file.stat().st_mtime
-            began, ended = min(began, end - json.loads(file.read_bytes())["wall_seconds"]), max(ended, end)
-        except (OSError, ValueError, KeyError):
+            began, ended = min(began, end - read_json(file)["wall_seconds"]), max(ended, end)
+        except (OSError, ValueError, LookupError, TypeError):
             continue
     if ended < began:  # pruned in its first run
         began = ended = (folder / "study.json").stat().st_mtime

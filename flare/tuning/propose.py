@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flare.files import write_whole
+from flare.files import to_json, write_whole
 from flare.tuning.space import direction, distributions, latin_hypercube, tidy, to_optuna
 from flare.tuning.study import Study, Trial
-from flare.tuning.trials import read_batch, to_json
+from flare.tuning.trials import read_batch
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from flare.config.run import Run
-from flare.files import write_whole
+from flare.files import read_json, to_json, write_whole
 from flare.runs import checkpoint
-from flare.tuning.conclude import conclude
+from flare.tuning.conclude import STATES, conclude
 from flare.tuning.propose import FIRST, propose, rebuild
 from flare.tuning.space import distributions
 from flare.tuning.study import Study, Trial
-from flare.tuning.trials import judge, read_batch, to_json
+from flare.tuning.trials import judge, read_batch
 
 
 def tune(
@@ -54,12 +54,15 @@ def tune(
 def _kept(path: Path, of: Mapping[str, Any]) -> Trial | None:
     """The trial that trial.json tells of, if it is one of that objective and of runs with these keys."""
     try:
-        found = json.loads(path.read_bytes())
+        found = read_json(path)
         if found.pop("of") == json.loads(json.dumps(of)):
             measured, reports = (
                 {int(key): value for key, value in found.pop(name).items()} for name in ("measured", "reports")
             )
-            return Trial(**found, measured=measured, reports=reports)
+            trial = Trial(**found, measured=measured, reports=reports)
+            numbers = (*measured.values(), *reports.values())
+            if trial.state in STATES and all(type(number) is float and math.isfinite(number) for number in numbers):
+                return trial
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None

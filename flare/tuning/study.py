@@ -14,8 +14,8 @@ from typing import Any
 from flare import algorithms
 from flare.config.expand import runs
 from flare.config.levels import Tuning
-from flare.config.ranges import Range, check_ranges, split
-from flare.config.run import OVERRIDES, Run, yaml_scalar
+from flare.config.ranges import Range, check_ranges, overrides, split
+from flare.config.run import NESTED, Run, yaml_scalar
 from flare.errors import DataError
 from flare.runs.record import settings_digest
 
@@ -105,10 +105,13 @@ def fill(run: Run, values: Mapping[str, Any]) -> Run:
     """The run with its open settings filled in."""
     if set(values) != set(run.tuned):
         raise DataError(f"{run.cell}: values of {sorted(values)}, and {sorted(run.tuned)} are to be tuned")
-    own = {key: value for key, value in values.items() if key not in OVERRIDES}
-    overrides = {key: value for key, value in values.items() if key in OVERRIDES}
+    instead = {key: value for key, value in values.items() if key in overrides(run.method)}
+    inside = {key: value for key, value in values.items() if key.startswith(f"{NESTED}.")}
+    own = {key: value for key, value in values.items() if key not in instead and key not in inside}
+    if inside:
+        instead[NESTED] = {**run.server, **{key.removeprefix(f"{NESTED}."): value for key, value in inside.items()}}
     settings = {**run.method_settings, **own}
-    return dataclasses.replace(run, **overrides, method_settings=settings, tuned=dict(values))
+    return dataclasses.replace(run, **instead, method_settings=settings, tuned=dict(values))
 
 
 def studies(config: Mapping[str, Any]) -> list[Study]:
@@ -119,7 +122,7 @@ def studies(config: Mapping[str, Any]) -> list[Study]:
             experiment = config["experiments"][run.experiment]
             settings = dict(experiment["tuning"])
             settings |= settings.pop("methods", {}).get(run.method, {})
-            ranges = split(experiment["methods"][run.method])[1]
-            space = check_ranges(run.cell, ranges, algorithms.load(run.method).settings)
+            literal, ranges = split(experiment["methods"][run.method])
+            space = check_ranges(run.cell, ranges, algorithms.load(run.method).settings, literal.get(NESTED))
             out[run.cell] = Study(run=run, space=space, **settings)
     return list(out.values())

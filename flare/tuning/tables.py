@@ -12,7 +12,7 @@ from typing import Any
 
 from flare.columns import STUDIES
 from flare.errors import DataError
-from flare.files import write_whole
+from flare.files import read_bytes, write_whole
 from flare.tuning.conclude import importances, read
 from flare.tuning.study import Trial
 
@@ -74,10 +74,11 @@ def _row(study: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, Any]:
 def show(table: Path) -> str:
     """What the studies of studies.csv found, for a terminal: a line each, and its warning."""
     try:
-        with open(table, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(io.StringIO(read_bytes(table).decode("utf-8"), newline="")))
         wanted = ("study", "best", "value", "objective", "runs", "warning")
         rows = [{name: row[name] or "" for name in wanted} for row in rows]
+    except OSError as error:
+        raise DataError(f"{table}: {error.strerror}") from None
     except (ValueError, KeyError, csv.Error) as error:
         raise DataError(f"{table}: not a table of studies: {' '.join(str(error).split())[:200]}") from None
     lines = []

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flare.config.run import Run
-from flare.errors import DataError
+from flare.errors import DataError, shown
+from flare.files import read_json
+from flare.runs.reading import read
+from flare.tuning.conclude import read as read_study
+from flare.tuning.conclude import read_best
 from flare.tuning.study import Study, Trial
 
 
@@ -33,43 +36,42 @@ def judge(study: Study, number: int, values: Mapping[str, Any], records: Mapping
         for seed, record in records.items()
         if record["status"] != "diverged"
     }
+    if not all(map(math.isfinite, measured.values())):
+        raise DataError(f"study {study.name}: trial {number}: a final {study.objective} is no number; run it again")
     return Trial(number, values, "diverged" if lost else "complete", measured)
 
 
 def read_values(path: Path, study: str, trial: int | None = None) -> dict[str, Any]:
-    """The values in a study's best.yaml, or those of a trial in proposals.json; DataError if they are not there."""
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    """The values in a study's best.yaml, which its trials must bear out, or those of a trial in proposals.json.
+
+    DataError if they are not there.
+    """
+    if trial is None:
+        found = read_best(path)
         if found["study"] != study:
             raise DataError(f"{path}: of the study {found['study']}, and {study} is meant")
-        if trial is None:
-            return dict(found["values"])
-        return next(dict(entry["values"]) for entry in found["trials"] if entry["trial"] == trial)
+        read_study(path.parent)
+        return dict(found["values"])
+    try:
+        proposed = read_json(path)
+        if proposed["study"] != study:
+            raise DataError(f"{path}: of the study {shown(proposed['study'])}, and {study} is meant")
+        return next(dict(entry["values"]) for entry in proposed["trials"] if entry["trial"] == trial)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except DataError:
         raise
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, StopIteration, RecursionError):
-        what = "best.yaml of a study" if trial is None else f"proposals.json with trial {trial}"
-        raise DataError(f"{path}: not a {what}; delete it and run again") from None
+    except (ValueError, LookupError, TypeError, AttributeError, StopIteration):
+        raise DataError(f"{path}: not a proposals.json with trial {trial}; delete it and run again") from None
 
 
 def _read_record(folder: Path, run: Run) -> dict[str, Any]:
-    """run.json of the folder, which must be of exactly this run."""
-    try:
-        record: dict[str, Any] = json.loads((folder / "run.json").read_bytes())
-        same = record["config"] == json.loads(json.dumps(dataclasses.asdict(run)))
-    except OSError as error:
-        raise DataError(f"{folder}/run.json: {error.strerror}; this run of trial {run.trial} is not finished") from None
-    except (ValueError, KeyError, TypeError):
-        same = False
-    if not same:
+    """run.json of the folder, which must be of exactly this run, and its rounds.csv as well."""
+    if not (folder / "run.json").exists():
+        raise DataError(f"{folder}/run.json: missing; this run of trial {run.trial} is not finished")
+    record, _ = read(folder, trial=True)
+    if record["config"] != json.loads(json.dumps(dataclasses.asdict(run))):
         raise DataError(
             f"{folder}/run.json: of another run than trial {run.trial}, seed {run.seed}; delete it, run again"
         )
     return record
-
-
-def to_json(content: Any) -> bytes:
-    """The content of a JSON file."""
-    return (json.dumps(content, indent=2) + "\n").encode()

@@ -16,6 +16,7 @@ from sweeps import write
 
 from flare import config
 from flare.analysis import reference
+from flare.columns import IDENTITY, ROUNDS
 from flare.errors import DataError
 
 PAPER, LAPTOP = (config.load(ROOT / "config" / f"{name}.yaml") for name in ("paper", "laptop"))
@@ -162,14 +163,31 @@ def finished(folder: Path, experiment: str, method: str, accuracies: list[float]
             own = {k: v for k, v in changes.items() if k in run.method_settings}
             settings = json.loads(json.dumps(run.__dict__ | changes))
             settings["method_settings"] = {**run.method_settings, **own}
+            settings["evaluate_every"] = rounds = settings["rounds"]
+            lost, parameters = accuracy != accuracy, changes.get("parameters", 36_356_525)
+            dense = 32 * parameters * (settings["available"] or settings["clients"])
+            identity = {name: settings[name] for name in IDENTITY}
+            rows = [[*identity.values(), 0, dense, dense, 2.0, 2.0, 0.1]]
+            rows += (
+                [] if lost else [[*identity.values(), rounds - 1, rounds * dense, rounds * dense, 1.0, 1.0, accuracy]]
+            )
             record = {
-                **{name: settings[name] for name in reference.CELL},
-                **{"status": "finished" if accuracy == accuracy else "diverged", "final_accuracy": accuracy},
-                **{"parameters": changes.get("parameters", 36_356_525), "config": settings},
+                **identity,
+                **{"tuned": False, "status": "diverged" if lost else "finished", "rounds": 1 if lost else rounds},
+                **{
+                    "diverged_round": 1 if lost else None,
+                    "final_accuracy": rows[-1][-1],
+                    "best_accuracy": rows[-1][-1],
+                },
+                **{"final_loss": rows[-1][-2], "uplink_bits": (2 if lost else rounds) * dense, "compression": 1.0},
+                **{"downlink_bits": (2 if lost else rounds) * dense, "parameters": parameters, "config": settings},
+                **{"result_hash": "0" * 64, "wall_seconds": 1.0, "device": "cpu", "threads": 1},
             }
             out.append(folder / run.folder)
             out[-1].mkdir(parents=True)
             (out[-1] / "run.json").write_text(json.dumps(record))
+            lines = [",".join(ROUNDS), *(",".join(map(str, row)) for row in rows), ""]
+            (out[-1] / "rounds.csv").write_text("\n".join(lines))
     return out
 
 
@@ -186,7 +204,7 @@ def test_a_cell_of_the_same_data_and_settings_is_comparable(tmp_path: Path) -> N
     # t(0.975, 1) = 12.706, s / sqrt(2) = 0.01
     assert float(row["final_accuracy_high"]) == pytest.approx(0.85 + 0.12706, abs=1e-5)
     [line] = [line for line in (tmp_path / "out.md").read_text().splitlines() if "unavailability" in line]
-    assert "| flare | 1e-5 | 1 | mnist | 85.00 ± 12.71 | 2 | mnist | 84.39 | yes |" in line
+    assert "| flare | 1e-5 | 1 | mnist | 85.00 (84.00, 86.00) | 2 | mnist | 84.39 | yes |" in line
 
 
 def test_which_of_the_papers_cells_are_comparable(tmp_path: Path) -> None:
@@ -295,6 +313,6 @@ def test_a_bad_reference_is_one_line(tmp_path: Path) -> None:
         reference.compare([folder], tmp_path / "short.csv", tmp_path / "out")
     with pytest.raises(DataError, match=r"none\.csv"):
         reference.compare([folder], tmp_path / "none.csv", tmp_path / "out")
-    with pytest.raises(DataError, match=r"gone/run\.json"):
+    with pytest.raises(DataError, match=r"gone: run\.json is missing"):
         reference.compare([tmp_path / "gone"], ROOT / "config" / "reference.csv", tmp_path / "out")
     assert not list(tmp_path.glob("out.*"))

@@ -78,6 +78,24 @@ def test_best_accuracy_has_its_own_interval(tmp_path: Path) -> None:
     assert row["final_accuracy_low"] == row["final_accuracy_high"] == 0.5
 
 
+def test_late_accuracy_is_the_mean_of_the_last_evaluations(tmp_path: Path) -> None:
+    accuracies = [0.1, 0.2, 0.4, 0.6, 0.8, 0.9]
+    folders = [
+        write_run(tmp_path, seed=1, evaluated=range(6), accuracies=accuracies),
+        write_run(tmp_path, seed=2, evaluated=range(2), accuracies=[0.5, 0.7]),
+        write_run(tmp_path, seed=3, accuracies=[], diverged_round=0),
+    ]
+    tables.tabulate(folders, tmp_path / "five")
+    tables.tabulate(folders, tmp_path / "two", late=2)
+    five, two = (pd.read_csv(tmp_path / name / "runs.csv")["late_accuracy"] for name in ("five", "two"))
+    assert five.fillna(-1).tolist() == pytest.approx([0.58, 0.6, -1])
+    assert two.fillna(-1).tolist() == pytest.approx([0.85, 0.6, -1])
+    summary = tables.read(tmp_path / "five")["summary"].iloc[0]
+    # 0.58 and 0.6: s / sqrt 2 = 0.01.
+    assert summary["late_accuracy"] == pytest.approx(0.59)
+    assert summary["late_accuracy_high"] - summary["late_accuracy"] == pytest.approx(0.12706205)
+
+
 def test_one_run_has_no_interval(tmp_path: Path) -> None:
     folder = write_run(tmp_path, evaluated=EVALUATED, accuracies=[0.1, 0.8])
     row = summary_of([folder], tmp_path / "tables").iloc[0]
@@ -114,10 +132,10 @@ def test_diverged_runs_are_counted_and_in_no_mean(tmp_path: Path) -> None:
     assert (none["n"], none["diverged"]) == (0, 2)
     assert none.loc["final_accuracy":"compression"].isna().all()
 
-    row = (tmp_path / "tables" / "summary.md").read_text().splitlines()[-1]
-    assert row == "| fashion-fc | flare | 1e-3 | 1 | diverged | diverged | \N{EN DASH} | \N{EN DASH} | 0 (2 diverged) |"
+    row = (tmp_path / "tables" / "summary.md").read_text().splitlines()[-1].split(" | ")
+    assert row[2:] == ["1e-3", "1", *["diverged"] * 3, "\N{EN DASH}", "\N{EN DASH}", "0 (2 diverged) |"]
     assert (
-        "& 1e-3 & 1 & diverged & diverged & -- & -- & 0 (2 diverged) \\\\"
+        "& 1e-3 & 1 & diverged & diverged & diverged & -- & -- & 0 (2 diverged) \\\\"
         in (tmp_path / "tables" / "summary.tex").read_text()
     )
     assert "2 (1 diverged)" in tables.show(tmp_path / "tables")
@@ -232,7 +250,7 @@ MIXED_UP = {
     "another seed's rows": ("rounds.csv", ",1e-2,1,1,", ",1e-2,1,2,", -1, "line 2: seed is '2', and '1' in run.json"),
     "one row of another keep": ("rounds.csv", "flare,1e-2,1,1,10,", "flare,1e-3,1,1,10,", 1, "line 3: keep is '1e-3'"),
     "keep spelt otherwise": ("rounds.csv", ",1e-2,", ",0.01,", -1, "line 2: keep is '0.01'"),
-    "another run's run.json": ("run.json", '"seed": 1', '"seed": 2', 1, "another run, .*/seed-2"),
+    "another run's run.json": ("run.json", '"seed": 1', '"seed": 2', 1, "seed: 2, and 1 in its settings"),
     "another experiment": ("run.json", '"experiment": "fashion-fc"', '"experiment": "x"', 1, "another run, x/flare"),
     "another data set": ("run.json", "fashion_mnist", "mnist", 1, "dataset is 'fashion_mnist', and 'mnist'"),
     "another result": ("run.json", '"final_accuracy": 0.8', '"final_accuracy": 0.7', 1, "last test_accuracy is 0.8"),
@@ -321,10 +339,11 @@ def test_the_markdown_summary_is_for_people(tmp_path: Path) -> None:
     tables.tabulate(folders, tmp_path / "tables")
     # 100 rounds of 10 clients: 50,890 weights of 4 bytes; or 51 entries of 6 bytes.
     assert (tmp_path / "tables" / "summary.md").read_text().splitlines() == [
-        "| experiment | method | keep | E | accuracy (%) | best (%) | uplink | compression | n |",
-        "| :-- | :-- | :-- | --: | --: | --: | --: | --: | :-- |",
-        "| exp_1 | fedavg | dense | 1 | 91.23 | 91.23 | 204 MB | 1\N{MULTIPLICATION SIGN} | 1 |",
-        "| exp_1 | topk | 1e-3 | 1 | 50.00 | 50.00 | 306 kB | 665\N{MULTIPLICATION SIGN} | 1 |",
+        "| experiment | method | keep | E | accuracy (%) | late (%) | best, optimistic (%) | uplink | compression"
+        " | n |",
+        "| :-- | :-- | :-- | --: | --: | --: | --: | --: | --: | :-- |",
+        "| exp_1 | fedavg | dense | 1 | 91.23 | 91.23 | 91.23 | 204 MB | 1\N{MULTIPLICATION SIGN} | 1 |",
+        "| exp_1 | topk | 1e-3 | 1 | 50.00 | 50.00 | 50.00 | 306 kB | 665\N{MULTIPLICATION SIGN} | 1 |",
     ]
 
 
@@ -432,7 +451,8 @@ def test_experiments_that_differ_in_available_alone_are_a_family(tmp_path: Path)
             "tuned": {},
         }
         settings |= {"method_settings": {"tau": 0.1}, "available": None, **config}
-        return write_run(tmp_path, experiment=experiment, method=method, seed=seed, change={"config": settings})
+        answering = {"available": settings["available"], "change": {"config": settings}}
+        return write_run(tmp_path, experiment=experiment, method=method, seed=seed, **answering)
 
     tau = {"tuned": {"tau": 0.3}, "method_settings": {"tau": 0.3}}
     folders = [
@@ -519,3 +539,32 @@ def test_trials_of_studies_become_one_table(tmp_path: Path) -> None:
     (folders[1] / "study.json").unlink()
     with pytest.raises(DataError, match=r"1e-3: not a study that is over: .*study\.json"):
         gather_trials(folders, tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("finals", "said"),
+    [
+        ([0.8], "80.00"),
+        # 12.7 times half their distance says nothing of two: they stand there themselves.
+        ([0.2, 0.8], "50.00 (20.00, 80.00)"),
+        ([0.9, 0.9], "90.00 (90.00, 90.00)"),
+        ([0.80, 0.82, 0.87], "83.00 ± 8.96"),
+        # s = 0.0416333, times 4.302653 / sqrt(3): 0.1034219, so from 0.8532448 to beyond 1.
+        ([0.91, 0.97, 0.99], "95.67 (85.32 to 100.00)"),
+        ([0.01, 0.03, 0.09], "4.33 (0.00 to 14.68)"),
+    ],
+)
+def test_no_interval_is_wider_than_what_can_be(finals: list[float], said: str, tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path, seed=seed, evaluated=EVALUATED, accuracies=[0.0, final])
+        for seed, final in enumerate(finals, 1)
+    ]
+    summary = summary_of(folders, tmp_path / "tables")
+    for kind in ("md", "tex"):
+        table = (tmp_path / "tables" / f"summary.{kind}").read_text()
+        assert said.replace("±", r"$\pm$" if kind == "tex" else "±") in table
+    assert f"  {said}  " in tables.show(tmp_path / "tables")
+    if len(finals) == 3:  # the numbers themselves are not cut off
+        assert summary["final_accuracy_high"][0] - summary["final_accuracy"][0] == pytest.approx(
+            summary["final_accuracy"][0] - summary["final_accuracy_low"][0]
+        )

@@ -88,10 +88,23 @@ def test_a_run_that_was_tampered_with_is_named(tampered: str, sweep: Path, capsy
 
 def test_a_configuration_says_where_the_folders_are(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = sweep / "c.yaml"
-    content = yaml.safe_load((Path(__file__).parents[2] / "config/config.yaml").read_text())
-    file.write_text(yaml.safe_dump(content | {"results": f"{sweep}/results", "data": f"{sweep}/data"}))
-    assert cli.main(["verify", "--config", str(file), "--sample", "1"]) == 0
-    assert "1 of 4 runs repeated; different: none" in capsys.readouterr().out
+    name = RUNS[0].experiment
+    experiment = {
+        field: getattr(RUNS[0], field)
+        for field in ("dataset", "model", "clients", "rounds", "batch_size", "learning_rate", "evaluate_every")
+    }
+    experiment |= {"model_settings": {"width": 8, "hidden_layers": 1}, "partition": dict(RUNS[0].partition)}
+    experiment |= {"keep": ["5e-2", "0.5"], "seeds": [2, 3], "methods": {"flare": {}, "fedavg": {}}}
+    content = {"experiments": {name: experiment}, "results": f"{sweep}/results", "data": f"{sweep}/data"}
+    file.write_text(yaml.safe_dump(content))
+    # Of four finished runs the configuration asks for two, those of seed 2; seed 3 is not finished.
+    capsys.readouterr()
+    assert cli.main(["verify", "--config", str(file), "--sample", "9"]) == 0
+    said = capsys.readouterr().out
+    assert "2 of 2 runs repeated; different: none" in said
+    assert [line for line in said.splitlines() if line.endswith(": the same")] == [
+        f"{run.folder}: the same" for run in RUNS if run.seed == 2
+    ]
     runs = [str(sweep / "results/runs" / run.folder) for run in RUNS]
     assert cli.main(["tabulate", *runs, "--output", f"{sweep}/results/tables"]) == 0
     capsys.readouterr()

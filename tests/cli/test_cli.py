@@ -23,7 +23,19 @@ from flare.tuning.study import Study
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     *("fetch", "train", "propose", "tune", "count_labels", "tabulate", "plot", "tabulate_studies", "export_studies"),
-    *("show", "render", "judge", "gather_trials", "status", "compare", "plan", "verify", "sync_wandb", "wandb_report"),
+    *(
+        "show",
+        "render",
+        "judge",
+        "reach",
+        "gather_trials",
+        "status",
+        "compare",
+        "plan",
+        "verify",
+        "sync_wandb",
+        "wandb_report",
+    ),
     "check",
 ]
 # Packages of an extra that a core package brings, too: torch and scikit-learn.
@@ -203,3 +215,67 @@ def test_a_command_says_in_one_line_which_extra_it_needs(tmp_path: Path) -> None
         assert code == 2 and re.fullmatch(
             rf"flare: {who} needs packages that are not installed \(\w+\): {install}\n", said
         )
+
+
+def tiny(**changes: Any) -> dict[str, Any]:
+    experiment = {
+        **{"dataset": "digits", "model": "fc", "clients": 2, "rounds": 1, "batch_size": 5, "learning_rate": 0.1},
+        **{"keep": ["0.5"], "seeds": [1, 2], "methods": {"topk": {}}},
+    }
+    return {"experiments": {"tiny": experiment | changes}}
+
+
+@pytest.mark.parametrize("flag", [[], ["--config"]])
+def test_a_configuration_is_given_either_way(
+    flag: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(json.dumps(tiny() | {"results": "r", "data": "d"}))
+    assert cli.main(["check", *flag, "c.yaml"]) == 0 and capsys.readouterr().out == "c.yaml: 2 runs\n"
+    assert cli.main(["status", *flag, "c.yaml"]) == 0 and capsys.readouterr().out.startswith("2 runs: 2 waiting")
+    for command, said in (("show", "r/tables"), ("verify", "r/runs: no finished run of the configuration's")):
+        assert cli.main([command, *flag, "c.yaml"]) == 2
+        assert said in capsys.readouterr().err
+    assert cli.main(["plan", *flag, "c.yaml"]) == 2 and "d/digits" in capsys.readouterr().err
+    for command in ("check", "status", "show", "plan", "verify"):
+        assert cli.main([command, "c.yaml", "--config", "d.yaml"]) == 2
+        assert (
+            capsys.readouterr().err == "flare: --config: 'd.yaml' is not allowed beside 'c.yaml'; one configuration\n"
+        )
+
+
+def test_check_counts_the_runs_of_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        json.dumps(
+            tiny(
+                methods={"topk": {}, "flare": {"tau": {"log": [0.01, 1]}}},
+                keep=["0.5", "0.1"],
+                tuning={"seeds": [8, 9], "batches": 3, "trials": 5},
+            )
+        )
+    )
+    # Two methods, two keeps, two seeds; a study for each keep of FLARE, of 3 batches of 5 trials with 2 seeds.
+    assert cli.main(["check", str(file)]) == 0
+    assert capsys.readouterr().out == f"{file}: 8 runs, 60 trials\n"
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("rounds", "0", "'0' is not allowed; a whole number, at least 1"),
+        ("rounds", "1.5", "'1.5' is not allowed; a whole number"),
+        ("clients", "2000000", "'2000000' is not allowed; a whole number"),
+        ("momentum", "1", "'1' is not allowed; a number, 0 or more and below 1"),
+        ("learning-rate", "nan", "'nan' is not allowed; a number above 0"),
+        ("seed", "-1", "'-1' is not allowed; a whole number, 0 to 4294967295"),
+        ("validation", "1", "'1' is not allowed; a number, above 0 and below 1"),
+        ("trial", "x", "'x' is not allowed; a whole number"),
+    ],
+)
+def test_what_a_run_takes_is_said_by_its_keys(
+    flag: str, value: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", f"--{flag}={value}", "--output", "o"])
+    assert ended.value.code == 2 and f"argument --{flag}: {said}" in capsys.readouterr().err

@@ -59,6 +59,8 @@ def test_runs_are_the_product_and_a_dense_method_has_no_keep() -> None:
     flare = next(r for r in runs if r.method == "flare")
     assert flare.method_settings == {
         "tau": 0.1,
+        "count_pull": True,
+        "pull": "gradient",
         "tau_decay": 1.05,
         "percentile": 50.0,
         "pull_steps": 1,
@@ -121,7 +123,20 @@ def test_flags_are_read_back_as_the_same_run(run: config.Run, monkeypatch: pytes
             {"flare": {"percentile": 101}},
             "percentile: 101 is not allowed; a number, at least 0, at most 100",
         ),
-        ("methods", {"fedavg": {"tau": 1}}, "fedavg: tau: 1; it has no settings"),
+        ("methods", {"ef21": {"tau": 1}}, "ef21: tau: 1; it has no settings"),
+        ("methods", {"fedavg": {"value_bits": 8}}, "fedavg: value_bits: 8 is not allowed; 32 or 16"),
+        ("methods", {"topk": {"scope": "layer"}}, "topk: scope: 'layer' is not allowed; tensor or model"),
+        ("methods", {"dgc": {"momentum": 1.0}}, "dgc.momentum: 1.0 is not allowed"),
+        ("methods", {"scafcom": {"momentum": 0.5}}, "scafcom: momentum: 0.5 in the local steps is not allowed; 0"),
+        ("methods", {"stc": {"server": {"optimizer": "adam"}}}, "methods.stc: server: not allowed with stc"),
+        ("server", {"optimizer": "adam", "momentum": 0.5}, "server: adam: 'momentum' is unknown"),
+        ("server", {"learning_rate": 0.5}, "server: 'optimizer' is missing"),
+        (
+            "methods",
+            {"topk": {"server": {"optimizer": "sgd", "learning_rate": 0}}},
+            "topk.server: sgd: learning_rate: 0",
+        ),
+        ("methods", {"topk": {"server": "sgd"}}, "topk.server: 'sgd' is not allowed"),
         ("methods", {}, "small.methods: {} is not allowed"),
         ("methods", {"topk": {"learning_rate": 0}}, "topk.learning_rate: 0 is not allowed"),
     ],
@@ -194,3 +209,40 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as caught:
         cli.main(["train", "--nonsense"])
     assert caught.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_has_no_meaning_is_found_at_every_end_of_a_range() -> None:
+    """One line before anything is trained: a local momentum beside dgc's, a pair of controls, a step beside stc's."""
+    tuning = {"seeds": [11], "batches": 1, "trials": 2}
+    for methods, more, words in (
+        ({"dgc": {}}, {"momentum": 0.9}, "methods.dgc: momentum: 0.9 in the local steps"),
+        ({"scafcom": {"momentum": {"linear": [0.0, 0.5]}}}, {}, "methods.scafcom: momentum: 0.5 in the local steps"),
+        ({"flare": {"count_pull": False, "pull": {"choices": ["gradient", "memory"]}}}, {}, "count_pull: False"),
+        ({"stc": {"server": {"optimizer": "sgd", "learning_rate": {"log": [0.1, 2]}}}}, {}, "stc: server: not allowed"),
+        ({"stc": {}}, {"server": {"optimizer": "adam"}}, "stc: server: not allowed"),
+        ({"topk": {"server": {"optimizer": "sgd", "rate": {"log": [0.1, 2]}}}}, {}, "topk.server: sgd: 'rate'"),
+        ({"topk": {"server": {"optimizer": "sgd", "momentum": {"linear": [0, 1.0]}}}}, {}, "momentum: 1.0 is not"),
+    ):
+        given = copy.deepcopy(GOOD)
+        given["experiments"]["small"] |= {"methods": methods, "tuning": tuning, **more}
+        with pytest.raises(ConfigError) as caught:
+            config.check(given)
+        assert words in str(caught.value) and "\n" not in str(caught.value)
+    fine = {"momentum": 0.9, "server": {"optimizer": "adam"}, "methods": {"stc": {"server": {}}, "topk": {}}}
+    given = copy.deepcopy(GOOD)
+    given["experiments"]["small"] |= fine
+    config.check(given)
+    assert {run.method: dict(run.server) for run in config.runs(given)} == {
+        "stc": {},
+        "topk": {"optimizer": "adam", "learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "epsilon": 0.001},
+    }
+
+
+def test_dgcs_momentum_is_its_own() -> None:
+    """Its setting has the name of what a method may have its own value of: the setting it is."""
+    given = copy.deepcopy(GOOD)
+    given["experiments"]["small"] |= {"methods": {"dgc": {"momentum": 0.7}, "topk": {"momentum": 0.7}}}
+    config.check(given)
+    runs = {run.method: run for run in config.runs(given)}
+    assert (runs["dgc"].momentum, runs["dgc"].method_settings["momentum"]) == (0, 0.7)
+    assert (runs["topk"].momentum, "momentum" in runs["topk"].method_settings) == (0.7, False)

@@ -150,4 +150,4 @@ def test_what_goes_to_the_simulation_is_marked() -> None:
 
 def test_the_axes_and_what_a_method_may_have_of_its_own_follow_from_the_fields() -> None:
     assert [axis.name for axis in AXES] == ["keep", "local_epochs", "seed"]
-    assert OVERRIDES == ("learning_rate", "momentum")
+    assert OVERRIDES == ("learning_rate", "momentum", "server")

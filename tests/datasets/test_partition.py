@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flare import cli
 from flare.datasets import partitions as partition
+from flare.datasets.partitions import dirichlet
 from flare.errors import ConfigError
 
 TARGETS = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
@@ -28,6 +34,23 @@ def test_contiguous_is_the_papers_split() -> None:
 def test_contiguous_by_default_uses_as_much_as_divides_evenly() -> None:
     parts = partition.split(np.zeros(11), 3, {}, seed=0)
     assert [part.tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+def test_contiguous_may_deal_after_a_permutation_of_the_seed() -> None:
+    def dealt(seed: int, **own: object) -> list[list[int]]:
+        return [part.tolist() for part in partition.split(np.zeros(50), 4, {"shuffle": True, **own}, seed=seed)]
+
+    first = dealt(1)
+    assert first == dealt(1) != dealt(2) and [len(part) for part in first] == [12] * 4
+    everything = [sample for part in first for sample in part]
+    assert len(set(everything)) == 48 and all(part == sorted(part) for part in first)
+    assert first[0] != list(range(12)) and {*map(len, dealt(1, samples_per_client=5))} == {5}
+    # Without it, every seed deals the same, as ever.
+    plain = [partition.split(np.zeros(50), 4, {"shuffle": False}, seed=seed) for seed in (1, 2)]
+    assert [part.tolist() for part in plain[0]] == [list(range(12 * i, 12 * i + 12)) for i in range(4)]
+    assert all((a == b).all() for a, b in zip(*plain, strict=True))
+    with pytest.raises(ConfigError, match="shuffle"):
+        dealt(1, shuffle=3)
 
 
 def test_natural_takes_the_first_clients_by_number() -> None:
@@ -294,3 +317,59 @@ def test_a_data_set_that_cannot_be_dealt_so_is_refused(
 def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(ConfigError, match="seed: -1 is not allowed; a whole number, at least 0"):
         partition.split(TARGETS, 3, {}, seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("clients", "samples", "alpha"), [(1500, 1500, 1e6), (1000, 1500, 0.5), (200, 1000, 1e-3), (10_000, 10_000, 1.0)]
+)
+def test_a_dirichlet_split_that_cannot_be_is_said_at_once_with_one_that_can(
+    clients: int, samples: int, alpha: float
+) -> None:
+    targets = np.arange(samples) % 10
+    began = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        partition.split(targets, clients, {"scheme": "dirichlet", "alpha": alpha}, 0)
+    assert time.monotonic() - began < 5
+    said = str(caught.value)
+    assert said.startswith(f"partition: dirichlet: alpha: {alpha!r} is not allowed for {clients} clients and {samples}")
+    [fewer] = re.findall(r"fewer clients, about (\d+) or less", said)
+    if int(fewer) > 0:
+        assert len(partition.split(targets, max(1, int(fewer) // 2), {"scheme": "dirichlet", "alpha": alpha}, 0)) >= 1
+
+
+@settings(max_examples=12)
+@given(clients=st.integers(1, 40), samples=st.integers(40, 400), alpha=st.sampled_from([0.01, 0.1, 0.5, 5.0, 1e6]))
+def test_what_is_refused_at_once_was_refused_before(clients: int, samples: int, alpha: float) -> None:
+    targets = np.arange(samples) % 10
+    own = dirichlet.Settings(alpha)
+    try:
+        partition.check_dealt({"scheme": "dirichlet", "alpha": alpha}, clients, samples, 10)
+    except ConfigError:
+        with pytest.raises(ConfigError):
+            dirichlet.deal(targets, clients, own, 0, None)
+
+
+def test_the_check_says_what_cannot_be_dealt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    shapes = {"train.npz": {"sha256": "0" * 64, "shapes": {"inputs": [1500, 1, 8, 8], "targets": [1500]}}}
+    (folder / "manifest.json").write_text(json.dumps({"dataset": "digits", "source": "here", "files": shapes}))
+    file = tmp_path / "c.yaml"
+    for dealt, clients, said in (
+        ({"scheme": "dirichlet", "alpha": 1e6}, 1500, "dirichlet: alpha: 1000000.0 is not allowed for 1500 clients"),
+        ({"scheme": "shards", "classes_per_client": 2}, 1000, "clients: 1000 is not allowed; at most 750"),
+        ({"scheme": "shards", "classes_per_client": 2}, 3, "at least 4, at most 10, as 3 clients share 10 classes"),
+        ({"scheme": "contiguous", "samples_per_client": 600}, 10, "samples_per_client: 600 is not allowed; a whole"),
+        ({"scheme": "contiguous"}, 1501, "clients: 1501 is not allowed; at most 1500, the training samples"),
+        ({"scheme": "dirichlet"}, 10, ""),
+        ({"scheme": "shards"}, 750, ""),
+        ({"scheme": "contiguous", "samples_per_client": 150}, 10, ""),
+    ):
+        experiment = {
+            **{"dataset": "digits", "model": "fc", "clients": clients, "rounds": 1, "batch_size": 5},
+            **{"learning_rate": 0.1, "keep": ["0.5"], "seeds": [1], "methods": {"topk": {}}, "partition": dealt},
+        }
+        file.write_text(json.dumps({"data": str(tmp_path), "experiments": {"e": experiment}}))
+        assert cli.main(["check", str(file)]) == (2 if said else 0)
+        error = capsys.readouterr().err
+        assert said in error and (not said or error.startswith(f"flare: {file}: experiments.e."))

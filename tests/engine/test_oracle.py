@@ -72,7 +72,7 @@ def engine(start, clients, participants, s: Setting, model=RELU, module=None, **
             tensors,
             test=tensors[0],
             method=s.method,
-            settings={name: getattr(s, name) for name in OWN_SETTINGS[s.method]},
+            settings={name: getattr(s, name) for name in OWN_SETTINGS.get(s.method, ())},
             keep="dense" if s.keep is None or s.method == "fedavg" else s.keep,
             rounds=len(participants),
             local_epochs=s.local_epochs,

@@ -32,6 +32,9 @@ torch.set_num_threads(1)
 EXAMPLES = settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 
 METHODS = flare.algorithms.names()
+# Methods of which the server has more than indexed values, or moves more: places that follow from the round, signs, c.
+# tests/engine/test_more_oracle.py has their wire.
+OTHER_WIRE = {"randomk", "scafcom", "stc"}
 
 # --- selection ---------------------------------------------------------------------------------------------
 
@@ -443,7 +446,7 @@ def check_wire(method: str, seed: int, keep: float | None, fidelity: str, partic
             local_epochs=2,
             batch_size=5,
             learning_rate=0.1,
-            momentum=0.5,
+            momentum=0 if method == "dgc" else 0.5,
             participants=participants,
             fidelity=fidelity,
             evaluate_every=1,
@@ -463,7 +466,7 @@ def check_wire(method: str, seed: int, keep: float | None, fidelity: str, partic
             assert used <= 8 * len(data) < used + 8
             total += used
             got = decode(data, [int(np.count_nonzero(m)) for m in message], [m.shape for m in message], dense)
-            if method == "ef21":
+            if method in ("ef21", "econtrol", "ef21_sgdm"):
                 got = estimates[k] = [g + q for g, q in zip(estimates[k], got, strict=True)]
                 np.testing.assert_array_equal(kept[r]["estimate"][k], flattened(got))
             received = [a + b for a, b in zip(received, got, strict=True)]
@@ -481,7 +484,7 @@ def check_wire(method: str, seed: int, keep: float | None, fidelity: str, partic
     return bits
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", sorted(set(METHODS) - OTHER_WIRE))
 @given(
     seed=st.integers(0, 10**6),
     keep=st.one_of(st.sampled_from([None, 1e-5, 0.1, 1.0]), st.floats(1e-3, 1)),
@@ -506,7 +509,7 @@ def test_uplink_of_ffl_follows_its_budget() -> None:
 # --- who changes what --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", sorted(set(METHODS) - OTHER_WIRE))
 @given(
     gradient=st.lists(st.integers(-3, 3), min_size=6, max_size=6),
     gaps=st.lists(st.integers(0, 2), min_size=2, max_size=4),
@@ -562,7 +565,7 @@ def test_few_entries_are_added_as_a_whole_vector_is(method: str, monkeypatch: py
             local_epochs=2,
             batch_size=5,
             learning_rate=0.1,
-            momentum=0.9,
+            momentum=0 if method in ("dgc", "scafcom") else 0.9,
             participants=[[0, 2], [3, 1], [2], [1, 3, 0]],
         )
         return [weight.numpy() for weight in weights.values()]

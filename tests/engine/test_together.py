@@ -58,7 +58,7 @@ def simulate(*, together, method="flare", own=None, data=None, model=None, **cha
         "local_epochs": 2,
         "batch_size": 5,
         "learning_rate": 0.1,
-        "momentum": 0.9,
+        "momentum": 0 if method in ("dgc", "scafcom") else 0.9,
         "participants": WHO,
         "evaluate_every": 1,
     } | changes

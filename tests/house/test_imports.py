@@ -140,7 +140,7 @@ def test_a_room_imports_only_from_below(name: str) -> None:
 )
 def test_a_plug_in_needs_next_to_nothing(name: str) -> None:
     own = f"flare.{room(name)}"
-    foundation = {"flare.errors", "flare.settings"}
+    foundation = {"flare.errors", "flare.settings", "flare.files"}
     allowed = {other for other in modules() if other == own or other.startswith(f"{own}.")} | foundation
     assert imported(name, types=False) <= allowed
     typed = imported(name) - imported(name, types=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -163,6 +164,42 @@ def test_every_folder_of_code_is_a_package() -> None:
     """setuptools leaves out a folder without __init__.py."""
     folders = {path.parent for path in (ROOT / "flare").rglob("*.py")}
     assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+@pytest.mark.parametrize("how", ["own", "a link", "a link to nothing", "of another folder"])
+def test_make_neither_uses_nor_changes_another_clones_environment(how: str, tmp_path: Path) -> None:
+    here, other = tmp_path / "my clone", tmp_path / "other"
+    for folder in (here, other / ".venv"):
+        folder.mkdir(parents=True)
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        (here / name).write_text((ROOT / name).read_text())
+    made = here if how == "own" else other
+    place = here / ".venv"
+    if how == "a link to nothing":
+        place.symlink_to(tmp_path / "gone")
+    elif how == "a link":
+        place.symlink_to(other / ".venv")
+    else:
+        place.mkdir()
+    if place.exists():
+        (place / "pyvenv.cfg").write_text(f"home = /x\ncommand = /x/python -m venv --clear {made}/.venv\n")
+        (place / ".stamp").touch()
+    before = {str(path): path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for target in ("setup", "paper-dry") if how != "own" else ("setup",):
+        done = subprocess.run(
+            ["make", target], cwd=here, capture_output=True, text=True, env={**os.environ, "PYTHON": "no"}
+        )
+        assert (done.returncode == 0) == (how == "own"), done.stderr
+        assert how == "own" or done.stderr.startswith((".venv is a link, ", f".venv was made for {other}/.venv "))
+        assert done.stdout == ""
+    assert {str(path): path.lstat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_git_ignores_a_link_to_an_environment(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text((ROOT / ".gitignore").read_text())
+    (tmp_path / ".venv").symlink_to(tmp_path)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    assert subprocess.run(["git", "check-ignore", "-q", ".venv"], cwd=tmp_path).returncode == 0
 
 
 def test_git_ignores_what_is_made() -> None:

@@ -82,10 +82,12 @@ def test_seconds_by_hand(data: Path) -> None:
 @pytest.mark.parametrize("method", sorted(set(algorithms.names()) - {"ffl"}))
 def test_uplink_is_what_a_run_sends(method: str, fidelity: str, data: Path, tmp_path: Path) -> None:
     changes = {"methods": {method: {}}, "keep": ["5e-2"], "seeds": [1], "local_epochs": [1], "fidelity": fidelity}
+    changes |= {"momentum": 0} if method in ("dgc", "scafcom") else {}
     [run] = config.runs({"experiments": {"e": EXPERIMENT | changes}})
     train(run, data=data, output=tmp_path, wandb="disabled")
     sent = json.loads((tmp_path / "run.json").read_text())["uplink_bits"]
-    assert cost(data, **changes)["uplink_bits"] == sent
+    # What a code of gaps costs depends on where they are.
+    assert cost(data, **changes)["uplink_bits"] == (pytest.approx(sent, rel=0.01) if method == "stc" else sent)
 
 
 def test_the_trials_of_a_study_are_counted(data: Path) -> None:

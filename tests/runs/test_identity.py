@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import sys
 from pathlib import Path
@@ -45,6 +46,7 @@ KEEPERS = {
     "datasets/partitions/__init__",
     "engine/api",
     "engine/memory",
+    "engine/server",  # that there is none
     "engine/probes/__init__",
     "engine/schedules/__init__",
     "errors",
@@ -133,6 +135,7 @@ def test_all_that_is_executed_counts_or_decides_no_number(method: str, data: Pat
     """Every function of the package that a run calls, once with each engine, is in a file of its digest."""
     keep = "dense" if method == "fedavg" else "5e-2"
     plain = dataclasses.replace(RUN, method=method, method_settings={}, keep=keep, staleness=method == "flare")
+    plain = dataclasses.replace(plain, momentum=0) if method in ("dgc", "scafcom") else plain
     called: set[str] = set()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -147,7 +150,7 @@ def test_all_that_is_executed_counts_or_decides_no_number(method: str, data: Pat
         finally:
             sys.setprofile(None)
     assert called >= {"engine/loop", "engine/one_at_a_time", "engine/together", "runs/data", "models/fc"}
-    assert ("engine/select/cpu" in called) == (method != "fedavg")
+    assert ("engine/select/cpu" in called) == (method not in ("fedavg", "randomk"))
     assert called - set(identity.sources(run)) <= KEEPERS | {"datasets/digits"}
 
 
@@ -202,7 +205,15 @@ def test_the_key_of_a_run_holds_all_that_decides_its_bits(data: Path, monkeypatc
     key = identity.key_of(RUN, data, "cpu")
     fields = {field.name for field in dataclasses.fields(Run)}
     assert set(key) == fields | {"code", "data", "torch", "numpy", "device"}
-    for name in fields - {"method", "model", "partition", "dataset", "schedule", "probes"}:  # files are named by these
+    for name in fields - {
+        "method",
+        "model",
+        "partition",
+        "dataset",
+        "schedule",
+        "probes",
+        "server",
+    }:  # files are named by these
         other = identity.key_of(dataclasses.replace(RUN, **{name: "another"}), data, "cpu")
         assert {own for own in key if other[own] != key[own]} <= {name, "code"} and other[name] != key[name], name
     assert identity.key_of(RUN, data, "cuda:1") == key | {"device": "cuda"}
@@ -217,6 +228,7 @@ def test_a_run_is_what_its_flags_say_field_by_field() -> None:
     """A flag for every field, which is there exactly if the field has another value than its default."""
     values: dict[str, Any] = {
         **{"sample_text": 7, "trial": 0, "validation": 0.25, "schedule": {"name": "cosine"}, "probes": ["one", "two"]},
+        "server": {"optimizer": "sgd"},
         **{"engine": "together", "pad_to": 28, "channels": 3, "available": 2, "tuned": {"tau": 0.5}},
         **{"staleness": True, "tf32": True, "shuffle": True, "double_softmax": True, "method_settings": {"tau": 0.5}},
     }
@@ -226,3 +238,15 @@ def test_a_run_is_what_its_flags_say_field_by_field() -> None:
         assert run.flags(field.name).split()[0] == flag
         if field.name in values and field.name not in ("method_settings",):
             assert flag not in RUN.flags().split() and flag in run.flags().split()
+
+
+def test_a_servers_step_counts_where_there_is_one_and_a_methods_check_never() -> None:
+    stepping = dataclasses.replace(RUN, server={"optimizer": "sgd"})
+    assert set(identity.sources(stepping)) - set(identity.sources(RUN)) == {"engine/server"}
+
+    def meaning(text: str) -> str:
+        return ast.dump(identity._Meaning().visit(ast.parse(text)))
+
+    check = "def check(settings, training):\n    return {!r}\n"
+    assert meaning(check.format("one")) == meaning(check.format("another"))
+    assert meaning("def look(settings):\n    return 1\n") != meaning("def look(settings):\n    return 2\n")

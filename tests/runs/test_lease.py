@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from flare.errors import ConfigError
 from flare.runs import lease
 
 GPUS = {"GPU-a": "cuda:0", "GPU-b": "cuda:1"}
@@ -134,6 +135,82 @@ def test_without_a_gpu_nothing_is_taken(tmp_path: Path) -> None:
     with lease.gpu("cuda", found={}, folder=tmp_path) as device:
         assert device == "cuda"
     assert not list(tmp_path.iterdir())
+
+
+def start(folder: Path, begin: float) -> None:
+    """What a sweep does at its start, at that moment: look for stale locks, then make its own; ends after a while."""
+    time.sleep(max(0.0, begin - time.time()))
+    lease.clear_stale(folder)
+    own = folder / "locks" / f"{os.getpid()}.lock"
+    own.write_text("results\n")
+    time.sleep(0.1)
+    handle = os.open(folder / "flare.lock", os.O_RDWR)
+    try:  # nobody can be alone while this one runs
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os._exit(0 if own.exists() else 3)
+    os._exit(4)
+
+
+def test_sweeps_that_start_in_one_moment_all_hold_the_lock_and_delete_nobodys(tmp_path: Path) -> None:
+    for number in range(6):
+        folder = tmp_path / str(number)
+        (folder / "locks").mkdir(parents=True)
+        (folder / "locks/stale.lock").write_text("results\n")
+        begin = time.time() + 0.5
+        processes = [PROCESSES.Process(target=start, args=(folder, begin)) for _ in range(12)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        assert {process.exitcode for process in processes} == {0}
+        assert not (folder / "locks/stale.lock").exists()
+
+
+def test_the_shared_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = os.open(tmp_path / "flare.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(alone, fcntl.LOCK_EX)
+    monkeypatch.setattr(lease, "PATIENCE", 0.05)
+    with pytest.raises(ConfigError, match="held by a process that does not go on"):
+        lease.clear_stale(tmp_path)
+    os.close(lease._open.pop())
+    monkeypatch.setattr(lease, "PATIENCE", 60.0)
+    monkeypatch.setattr(lease.time, "sleep", lambda _: fcntl.flock(alone, fcntl.LOCK_UN))  # it gives it back
+    lease.clear_stale(tmp_path)
+    other = os.open(tmp_path / "flare.lock", os.O_RDWR)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for handle in (alone, other, lease._open.pop()):
+        os.close(handle)
+
+
+def test_a_question_writes_nothing_and_a_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease.clear_stale(tmp_path / ".snakemake", asking=True)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(lease.os, "access", lambda *_: False)  # as on a read-only mount
+    with pytest.raises(ConfigError, match=r"\.snakemake: cannot be written; Snakemake keeps its notes there"):
+        lease.clear_stale(tmp_path / ".snakemake", asking=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="Not a directory; Snakemake"):
+        lease.clear_stale(tmp_path / "file" / ".snakemake")
+
+
+def test_a_place_whose_file_was_tidied_away_is_not_had_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = fcntl.flock
+
+    def late(handle: int, how: int) -> None:  # between opening and locking the name is given to another file
+        monkeypatch.setattr(lease.fcntl, "flock", genuine)
+        (tmp_path / "place").unlink()
+        (tmp_path / "place").touch()
+        genuine(handle, how)
+
+    monkeypatch.setattr(lease.fcntl, "flock", late)
+    assert lease._take(tmp_path / "place") is None
+    handle = lease._take(tmp_path / "place")
+    assert handle is not None and lease._take(tmp_path / "place") is None
+    os.close(handle)
 
 
 def test_locks_of_a_sweep_that_is_gone_are_deleted_and_those_of_a_running_one_are_not(tmp_path: Path) -> None:

@@ -59,8 +59,11 @@ def write_run(
             )
             for r in evaluated
         ]
-    per_round = DENSE_BITS if keep == "dense" else 10 * max(1, round(fraction * PARAMETERS)) * 48
+    answering = available or 10
+    dense = answering * 32 * PARAMETERS
+    per_round = dense if keep == "dense" else answering * max(1, round(fraction * PARAMETERS)) * 48
     completed = planned if diverged_round is None else diverged_round
+    sent = completed + (diverged_round is not None)  # the round in which it diverged was sent, too
     identity = {
         "experiment": experiment,
         "dataset": "fashion_mnist",
@@ -72,7 +75,7 @@ def write_run(
     }
     start = ",".join(map(str, identity.values()))
     lines = [
-        f"{start},{r},{(r + 1) * per_round},{(r + 1) * DENSE_BITS},{3 * (1 - a)!r},{2.5 * (1 - a)!r},{a!r}"
+        f"{start},{r},{(r + 1) * per_round},{(r + 1) * dense},{3 * (1 - a)!r},{2.5 * (1 - a)!r},{a!r}"
         for r, a in zip(evaluated, accuracies, strict=True)
     ]
     header = ",".join(ROUNDS)
@@ -95,16 +98,19 @@ def write_run(
         "final_accuracy": accuracies[-1] if accuracies else None,
         "best_accuracy": max(accuracies) if accuracies else None,
         "final_loss": 2.5 * (1 - accuracies[-1]) if accuracies else None,
-        "uplink_bits": max(1, completed) * per_round,
-        "downlink_bits": max(1, completed) * DENSE_BITS,
-        "compression": DENSE_BITS / per_round,
+        "uplink_bits": sent * per_round,
+        "downlink_bits": sent * dense,
+        "compression": dense / per_round,
         "parameters": PARAMETERS,
         "wall_seconds": 1.5 + seed,
         "device": "cpu",
         "threads": 1,
         "versions": {"python": "3.11.0", "torch": "2", "numpy": "2", "flare": "0"},
         "git_commit": None,
-        "config": {"clients": 10, "available": available, "family": family or experiment, "seed": seed},
+        "config": {
+            **{"clients": 10, "available": available, "family": family or experiment, "seed": seed},
+            "rounds": planned,
+        },
         "result_hash": f"{seed:064x}",
         **(change or {}),
     }

@@ -27,13 +27,14 @@ from flare.config import Run
 from flare.datasets import partitions as partition
 from flare.errors import ConfigError, DataError
 from flare.runs import checkpoint, identity, train
+from flare.runs.record import settings_digest
 from flare.tuning import single, tables
 from flare.tuning.conclude import best as best_of
 from flare.tuning.conclude import conclude, edges, importances, read, warning
 from flare.tuning.export import export
 from flare.tuning.propose import propose, write_proposals
 from flare.tuning.study import Study, Trial, fill, studies
-from flare.tuning.trials import judge
+from flare.tuning.trials import judge, read_values
 
 CONFIG: dict[str, Any] = {
     "wandb": {"mode": "disabled"},
@@ -331,13 +332,117 @@ def test_studies_become_a_table_and_an_optuna_storage(tmp_path: Path, capsys: py
     for storage in (JournalStorage(JournalFileBackend(str(tmp_path / "journal.log"))), url):
         loaded = optuna.load_study(study_name=study.name, storage=storage)
         assert [trial.params["tau"] for trial in loaded.trials] == [trial.values["tau"] for trial in trials]
-        assert [trial.state.name for trial in loaded.trials] == ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"]
+        assert [trial.state.name for trial in loaded.trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
         assert loaded.best_trial.number == 3
     with pytest.raises(DataError, match=f"the study {study.name} a second time"):
         export([folder, folder], tmp_path / "journal.log")
     with pytest.raises(DataError) as caught:
         export([folder], tmp_path / "journal.log", "postgresql://me:secret@nowhere.invalid/x")
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+EDITS: dict[str, tuple[str, str, str, str]] = {
+    "its value": ("best.yaml", "value: 0.5", "value: 0.9", "best.yaml: value is 0.9, and 0.5 by trials.csv"),
+    "what it found": ("best.yaml", "tau: 0.1", "tau: 0.2", "best.yaml: values is {'tau': 0.2}, and {'tau': 0.1}"),
+    "its trial": ("best.yaml", "trial: 1", "trial: 0", "best.yaml: trial is 0, and 1 by trials.csv"),
+    "a result": ("trials.csv", ",0.25,0.25", ",0.75,0.75", "study.json: best_trial is 1, and 0 by trials.csv"),
+    "a seed's result": ("trials.csv", ",0.25,0.25", ",0.25,0.75", "objective is not the mean of its seeds"),
+    "no number": ("trials.csv", ",0.25,0.25", ",nan,nan", "a state or a number that is none"),
+    "a state": ("trials.csv", "complete,0.25", "whatever,0.25", "a state or a number that is none"),
+    "a trial lost": ("trials.csv", "0,0,0.01,complete,0.25,0.25\n", "", "trials are missing"),
+    "which is best": ("study.json", '"best_trial": 1', '"best_trial": 0', "best_trial is 0, and 1 by trials.csv"),
+    "its file": ("best.yaml", "tau: 0.1", "tau: [", "not a best.yaml of a study"),
+    "text for a number": ("best.yaml", "value: 0.5", "value: much", "not a best.yaml of a study (value: 'much')"),
+    "a number that is none": ("study.json", '"validation": 0.2', '"validation": NaN', "NaN is no number"),
+}
+
+
+@pytest.mark.parametrize("case", EDITS)
+def test_an_edited_study_is_one_line_for_runs_and_tables(case: str, tmp_path: Path) -> None:
+    study = study_of({"tau": {"log": [1e-4, 1]}}, trials=2)
+    folder = tmp_path / study.name
+    trials = [
+        Trial(n, {"tau": tau}, "complete", {7: value}) for n, (tau, value) in enumerate([(0.01, 0.25), (0.1, 0.5)])
+    ]
+    conclude(study, folder, trials)
+    assert read_values(folder / "best.yaml", study.name) == {"tau": 0.1}
+    name, old, new, words = EDITS[case]
+    text = (folder / name).read_text()
+    assert old in text
+    (folder / name).write_text(text.replace(old, new))
+    for reader in (
+        lambda: read_values(folder / "best.yaml", study.name),
+        lambda: tables.tabulate([folder], tmp_path / "studies"),
+        lambda: export([folder], tmp_path / "journal.log"),
+    ):
+        with pytest.raises(DataError) as caught:
+            reader()
+        assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("studies*")) and not (tmp_path / "journal.log").exists()
+
+
+def test_a_best_yaml_that_multiplies_is_one_line_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = study_of()
+    conclude(study, tmp_path, [Trial(0, {"tau": 0.03}, "complete", {7: 0.5})])
+    lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 'x'}]" for n in range(10)]
+    (tmp_path / "best.yaml").write_text("\n".join([*lines, f"study: {study.name}", "values: {tau: *a9}", ""]))
+    begun = time.monotonic()
+    command = ["train", *shlex.split(study.run.flags()), "--output", str(tmp_path / "run"), "--wandb", "disabled"]
+    assert cli.main([*command, "--values", str(tmp_path / "best.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert time.monotonic() - begun < 5 and said.count("\n") == 1 and "not a best.yaml of a study" in said
+
+
+def test_only_a_sweeps_own_studies_are_replaced_in_a_database(tmp_path: Path) -> None:
+    import optuna
+
+    study, url = study_of({"tau": {"log": [1e-4, 1]}}, trials=2), f"sqlite:///{tmp_path}/db.sqlite"
+    mine, theirs = tmp_path / "mine" / study.name, tmp_path / "theirs" / study.name
+    for folder, value in ((mine, 0.5), (theirs, 0.75)):
+        conclude(study, folder, [Trial(n, {"tau": 0.1}, "complete", {7: value}) for n in range(2)])
+    optuna.create_study(storage=url, study_name="somebody/elses/keep-1/epochs-1").add_trial(
+        optuna.create_trial(value=1.0)
+    )
+    export([mine], tmp_path / "mine/journal.log", url)
+    with pytest.raises(
+        DataError, match=f"^storage: a study {study.name} is there that this sweep did not make"
+    ) as caught:
+        export([theirs], tmp_path / "theirs/journal.log", url)
+    assert "\n" not in str(caught.value)
+    assert optuna.load_study(study_name=study.name, storage=url).best_value == 0.5
+    # One's own is replaced, also after its results were moved.
+    conclude(study, mine, [Trial(n, {"tau": 0.2}, "complete", {7: 0.25}) for n in range(2)])
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    export([tmp_path / "moved" / study.name], tmp_path / "moved/journal.log", url)
+    assert optuna.load_study(study_name=study.name, storage=url).best_value == 0.25
+    # The very same trials may take their own place, whoever made them.
+    export([tmp_path / "moved" / study.name], tmp_path / "again/journal.log", url)
+    assert len(optuna.load_study(study_name="somebody/elses/keep-1/epochs-1", storage=url).trials) == 1
+
+
+def test_a_trial_is_held_to_its_rows(data: Path, tmp_path: Path) -> None:
+    study = study_of(trials=1, batches=1)
+    write_proposals(study, tmp_path, 0)
+    (run,) = study.runs(0, read_values(tmp_path / "batch-0/proposals.json", study.name, 0))
+    folder = tmp_path / study.place(run)
+    train.train(run, data=data, output=folder, wandb="disabled")
+    whole = (folder / "run.json").read_text()
+    single.tune(study, tmp_path)
+    record = json.loads(whole)
+    changes: tuple[dict[str, Any], ...] = (
+        {"final_accuracy": 0.999},
+        {"final_accuracy": None},
+        {"final_accuracy": math.nan},
+        {"status": "whatever"},
+        {"status": "diverged"},
+        {"evaluated_on": "test"},
+        {"config": record["config"] | {"trial": None, "validation": None}},
+    )
+    for change in changes:
+        (folder / "run.json").write_text(json.dumps(record | change))
+        with pytest.raises(DataError, match=str(folder)) as caught:
+            single.tune(study, tmp_path)
+        assert "\n" not in str(caught.value)
 
 
 # ---- runs on held-out samples ---------------------------------------------------------------------------------------
@@ -675,3 +780,34 @@ def test_a_failing_trial_is_retried_and_then_says_how_to_see_why(
         env=environment(PYTHONPATH=str(ROOT)),
     )
     assert again.returncode == 2 and "validation: 0.2 is not allowed" in again.stderr
+
+
+def test_a_setting_of_the_servers_step_is_tuned_like_any_other() -> None:
+    """It is open in the run and its digest, and a trial fills it in; dgc's momentum is its own."""
+    experiment: dict[str, Any] = {"dataset": "digits", "model": "fc", "clients": 2, "rounds": 1, "batch_size": 9}
+    experiment |= {"learning_rate": 0.1, "keep": ["0.5"], "seeds": [1], "tuning": {"seeds": [5]}}
+    server = {"optimizer": "sgd", "momentum": 0.5, "learning_rate": {"log": [0.1, 10]}}
+    experiment["methods"] = {
+        "topk": {"server": server, "learning_rate": {"log": ["1e-3", 1]}},
+        "dgc": {"momentum": {"linear": [0.0, 0.9]}},
+    }
+    given = {"experiments": {"e": experiment}}
+    config.check(given)
+    topk, dgc = studies(given)
+    assert topk.space == {"learning_rate": {"log": [0.001, 1.0]}, "server.learning_rate": {"log": [0.1, 10.0]}}
+    assert topk.run.server == {"optimizer": "sgd", "momentum": 0.5}
+    assert topk.run.tuned == {"learning_rate": None, "server.learning_rate": None}
+    values = {"learning_rate": 0.02, "server.learning_rate": 3.0}
+    filled = fill(topk.run, values)
+    assert filled.server == {"optimizer": "sgd", "momentum": 0.5, "learning_rate": 3.0}
+    assert filled.learning_rate == 0.02
+    config.check_run(filled)
+    other = fill(topk.run, values | {"server.learning_rate": 4.0})
+    digests = {settings_digest(dataclasses.asdict(run)) for run in (topk.run, filled, other)}
+    assert len(digests) == 1
+    changed = dataclasses.replace(filled, server={**filled.server, "momentum": 0.6})
+    assert settings_digest(dataclasses.asdict(changed)) not in digests
+    assert "--server optimizer=sgd momentum=0.5" in topk.run.flags()
+    (run,) = dgc.runs(0, {"momentum": 0.3})
+    assert (run.momentum, run.method_settings["momentum"]) == (0.0, 0.3)
+    config.check_run(run)

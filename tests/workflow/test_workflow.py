@@ -78,8 +78,8 @@ def test_one_core_and_another_order_give_the_same_bytes(sweep: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert sorted(order(tmp_path)[:2]) == sorted(last)
     assert results(tmp_path) == results(sweep)
-    # Tables: rounds, runs, labels; summary and claims in three formats, reference in two, a page of each.
-    assert len(results(sweep)) == 2 * 4 + 3 + 2 * 3 + 2 + 3 + 2 * (len(figures.of(CONFIG, "small")) - 1)
+    # Tables: rounds, runs, labels; summary, claims, overall, reached in three formats, reference in two; and pages.
+    assert len(results(sweep)) == 2 * 4 + 3 + 4 * 3 + 2 + 5 + 2 * (len(figures.of(CONFIG, "small")) - 1)
 
 
 def test_nothing_is_left_to_do(sweep: Path) -> None:

@@ -22,8 +22,9 @@ rule tabulate:
         runs=lambda wildcards: list(patterns()),
         # So that no run of another configuration, which Snakemake may have forgotten, gets into a table.
         settings=lambda wildcards: digests(),
+        late=config.get("late_evaluations", 5),
     shell:
-        "python -m flare tabulate {params.runs:q} --settings {params.settings:q}"
+        "python -m flare tabulate {params.runs:q} --settings {params.settings:q} --late {params.late}"
         ' --output "$(dirname {output.runs:q})" > {log:q} 2>&1'
 
 
@@ -31,16 +32,40 @@ rule tabulate:
 rule judge:
     input:
         runs=rules.tabulate.output.runs,
-        code=code("analysis/claims"),
+        code=code("analysis/claims", "analysis/overall"),
     output:
         csv=f"{TABLES}/claims.csv",
         texts=multiext(f"{TABLES}/claims", ".md", ".tex"),
+        overall=multiext(f"{TABLES}/overall", ".csv", ".md", ".tex"),
     log:
         f"{RESULTS}/logs/judge.log",
     conda:
         ENV
     shell:
         'python -m flare judge --tables "$(dirname {output.csv:q})" > {log:q} 2>&1'
+
+
+# What it costs to get to an accuracy.
+rule reach:
+    input:
+        runs=rules.tabulate.output.runs,
+        code=code("analysis/reached"),
+    output:
+        csv=f"{TABLES}/reached.csv",
+        texts=multiext(f"{TABLES}/reached", ".md", ".tex"),
+    log:
+        f"{RESULTS}/logs/reach.log",
+    conda:
+        ENV
+    params:
+        targets=config.get("targets", []),
+        link=[
+            config.get("link", {}).get(name, default)
+            for name, default in (("uplink_mbps", 10), ("downlink_mbps", 50), ("latency_ms", 50))
+        ],
+    shell:
+        'python -m flare reach --tables "$(dirname {output.csv:q})" --link {params.link}'
+        " --targets {params.targets} > {log:q} 2>&1"
 
 
 # Our cells beside the authors' published numbers.

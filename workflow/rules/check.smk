@@ -9,10 +9,10 @@ from flare.errors import ConfigError
 from flare.config import check, read
 
 
-def refuse(what, *arguments):
+def refuse(what, *arguments, **more):
     """Its result; where it raises ConfigError, the line that it says."""
     try:
-        return what(*arguments)
+        return what(*arguments, **more)
     except ConfigError as error:
         print(f"flare: {error}", file=sys.stderr)
         sys.exit(2)

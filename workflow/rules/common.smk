@@ -1,13 +1,15 @@
 # Paths, wildcard constraints and checks: everything the rules share.
 import dataclasses
 import gc
+import json
 import os
 import sys
 from pathlib import Path
 
 from flare import figures, status
 from flare.runs.identity import digest_of as code_of_run, reached
-from flare.config import Run, check_folders, runs
+from flare.files import write_whole
+from flare.config import Run, check_folders, runs, settle
 from flare.runs.lease import clear_stale
 from flare.runs.record import settings_digest
 from flare.settings import EXPERIMENT_PATTERN, KEEP_PATTERN, WANDB_PROJECT
@@ -16,14 +18,13 @@ from flare.tuning.study import studies
 # Of thousands of jobs all is kept until the end: looking for garbage as often as Python does takes a tenth of the time.
 gc.set_threshold(100_000, 20, 100)
 
-# As files say it, and then as Snakemake has it, which takes the last of a key's values and adds those of --config.
-for file in workflow.configfiles:
-    refuse(read, Path(file))
-refuse(check, config, *map(str, workflow.configfiles[-1:]))
-refuse(check_folders, config, *map(str, workflow.configfiles[-1:]))
+# As Snakemake has it, which takes the last of a key's values and adds those of --config, numbers as they are meant.
+SOURCE = refuse(settle, config, [Path(file) for file in workflow.configfiles], workflow.config_settings.overwrite_config)
+refuse(check, config, SOURCE)
+refuse(check_folders, config, SOURCE)
 
 if workflow.is_main_process:
-    clear_stale(Path(".snakemake"))
+    refuse(clear_stale, Path(".snakemake"), asking=workflow.output_settings.dryrun)
 
 DATA = os.path.normpath(config.get("data", "data"))
 RESULTS = os.path.normpath(config.get("results", "results"))
@@ -63,7 +64,8 @@ FIGURES = [
     for format in ("pdf", "png")
 ]
 TABLE_PAGES = expand(
-    f"{TABLES}/pages/{{table}}.html", table=("claims", "summary", "reference", *(["studies"] if STUDIES else []))
+    f"{TABLES}/pages/{{table}}.html",
+    table=("claims", "summary", "overall", "reached", "reference", *(["studies"] if STUDIES else [])),
 )
 NOTEBOOKS = expand(f"{RESULTS}/notebooks/{{notebook}}.html", notebook=("paper_figures", "explore"))
 

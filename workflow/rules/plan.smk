@@ -1,8 +1,17 @@
 # plan: what the sweep costs on this device, before it is run: snakemake plan --cores 1 --configfile FILE
+rule merge:
+    output:
+        f"{TABLES}/plan.yaml",
+    params:
+        config=json.dumps(config, indent=1),
+    run:
+        write_whole(Path(output[0]), params.config.encode())
+
+
 rule plan:
     input:
         code=code("planning/plan"),
-        config=workflow.configfiles[-1],
+        config=rules.merge.output,
         data=to_count(),
     output:
         f"{TABLES}/plan.csv",

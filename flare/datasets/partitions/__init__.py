@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flare.datasets.partitions._feasible import check_sizes
 from flare.datasets.partitions._parts import count, hold_out, within
 from flare.errors import ConfigError, choose
 from flare.settings import check_settings
 
-__all__ = ["Scheme", "check", "count", "hold_out", "load", "names", "sizes", "split"]
+__all__ = ["Scheme", "check", "check_dealt", "count", "hold_out", "load", "names", "sizes", "split"]
 
 
 class Scheme(NamedTuple):
@@ -77,8 +78,18 @@ def split(
     within("seed", seed, 0)
     if getattr(scheme.module, "BY_CLASS", False) and targets.ndim != 1:
         raise ConfigError(f"partition: scheme: {scheme.name!r} is not allowed for text; contiguous or natural")
+    if targets.ndim == 1:
+        _, classes = np.unique(targets, return_counts=True)
+        check_sizes(scheme.name, scheme.settings, clients, classes.tolist())
     parts: list[np.ndarray] = scheme.module.deal(targets, clients, scheme.settings, seed, natural)
     return parts
+
+
+def check_dealt(given: Mapping[str, Any], clients: int, samples: int, classes: int) -> None:
+    """ConfigError if so many training samples cannot be dealt like that; their classes are taken to be of one size."""
+    scheme = check(given)
+    each = [samples // classes + (label < samples % classes) for label in range(classes)]
+    check_sizes(scheme.name, scheme.settings, clients, [size for size in each if size])
 
 
 def sizes(given: Mapping[str, Any], clients: int, samples: int) -> list[int] | None:

@@ -9,7 +9,7 @@ import numpy as np
 from flare.datasets.partitions._parts import within
 from flare.settings import setting
 
-STREAM = 0  # nothing is drawn
+STREAM = 4
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,9 @@ class Settings:
     """The scheme's own settings."""
 
     samples_per_client: int = setting(0, low=0, doc="m, at most N // clients, which is what 0 means; paper: 600")
+    shuffle: bool = setting(
+        False, doc="deal after a permutation drawn from the seed, so that seeds vary in the split, too"
+    )
 
 
 def sizes(settings: Settings, clients: int, samples: int) -> list[int]:
@@ -30,4 +33,7 @@ def deal(
     """Indices of each client's samples."""
     most = len(targets) // clients
     m = within("partition: contiguous: samples_per_client", settings.samples_per_client or most, 1, most)
-    return [np.arange(i * m, (i + 1) * m) for i in range(clients)]
+    if not settings.shuffle:
+        return [np.arange(i * m, (i + 1) * m) for i in range(clients)]
+    order = np.random.default_rng([seed, STREAM]).permutation(len(targets))
+    return [np.sort(order[i * m : (i + 1) * m]) for i in range(clients)]

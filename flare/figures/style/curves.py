@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from flare.analysis.statistics import t_interval
+from flare.analysis.statistics import FEWEST, shown_interval
 from flare.figures.style.looks import cross
 
 
@@ -40,18 +40,24 @@ def cells(tables: dict[str, pd.DataFrame], local_epochs: int) -> Iterator[Cell]:
 
 
 def curve(ax: Axes, rounds: pd.DataFrame, x: str, *, order: int, **look: Any) -> None:
-    """Mean test accuracy over the runs of a cell, over their mean x, as a line, with its t-interval as a band.
+    """Mean test accuracy over the runs of a cell, over their mean x, as a line, with its t-interval as a band; of two
+    runs, whose interval says nothing, the two as thin lines instead.
 
     rounds: rows of rounds.csv. x: one of its columns. order: the curve's place, which staggers the markers of
     curves that meet.
     """
     if rounds.empty:
         return
-    found = t_interval(rounds, ["round"], "test_accuracy").sort_index()
+    found = shown_interval(rounds, ["round"], "test_accuracy", 1).sort_index()
     at = rounds.groupby(rounds["round"])[x].mean()
     # A marker about every tenth of the panel's diagonal: a logarithmic axis crowds the later points.
     ax.plot(at, 100 * found["mean"], markevery=(0.02 * (order % 5), 0.1), **look)
-    ax.fill_between(at, 100 * found["low"], 100 * found["high"], color=look["color"], alpha=0.18, linewidth=0)
+    if found["n"].max() >= FEWEST:
+        ax.fill_between(at, 100 * found["low"], 100 * found["high"], color=look["color"], alpha=0.18, linewidth=0)
+    elif found["n"].max() > 1:
+        for _, run in rounds.groupby("seed"):
+            thin = {"color": look["color"], "alpha": 0.45, "linewidth": 0.6, "linestyle": (0, (4, 1))}
+            ax.plot(run[x], 100 * run["test_accuracy"], **thin)
 
 
 def lost(ax: Axes, x: Iterable[float], y: Iterable[float], end: float, color: str) -> None:

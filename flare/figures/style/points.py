@@ -4,24 +4,28 @@ seeds faintly beside it, and a cross where a run diverged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 
-from flare.analysis.statistics import t_interval
+from flare.analysis.statistics import shown_interval
 from flare.figures.style.looks import cross
 
 # Where the number of an x stands: the second argument is how far beside it, in units of a method's place.
 At = Callable[["pd.Series[Any]", float], "pd.Series[float]"]
+
+# What a number cannot exceed.
+_MOST = {"percent": 100.0}
 
 
 def series(ax: Axes, runs: pd.DataFrame, value: str, at: At, look: dict[str, Any]) -> None:
     """A method: its runs, with columns x, status and value."""
     finished = runs[runs["status"] == "finished"]
     if len(finished):
-        found = t_interval(finished, ["x"], value).sort_index()
+        found = shown_interval(finished, ["x"], value, _MOST.get(value, math.inf)).sort_index()
         mean, low, high = (found[name] for name in ("mean", "low", "high"))
         x = at(found.index.to_series(), 0)
         ax.errorbar(x, mean, [mean - low, high - mean], capsize=2, capthick=0.8, elinewidth=0.8, **look)
@@ -35,9 +39,9 @@ def reference(ax: Axes, runs: pd.DataFrame, value: str, look: dict[str, Any]) ->
     """A method whose number does not depend on x: a line right across, and its interval."""
     finished = runs[runs["status"] == "finished"]
     if len(finished):
-        found = t_interval(finished, ["method"], value).iloc[0]
+        found = shown_interval(finished, ["method"], value, _MOST.get(value, math.inf)).iloc[0]
         ax.axhline(found["mean"], color=look["color"], linestyle=look["linestyle"])
-        if found["n"] > 1:
+        if not math.isnan(found["low"]):
             ax.axhspan(found["low"], found["high"], color=look["color"], alpha=0.12, linewidth=0)
     if (runs["status"] == "diverged").any():
         ax.plot([0.97], [0.04], transform=ax.transAxes, **cross(look["color"]))
