@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
@@ -112,10 +113,11 @@ def show(summary: pd.DataFrame) -> str:
         first = summary.loc[group.index[0]]
         lines.append(_shorten(f"{experiment} ({first['dataset']}, {first['model']})", _WIDTH))
         lines.extend(line(row) for row in group.itertuples(index=False))
-    lines.append(
+    note = (
         f"accuracy: final and of the last evaluations, mean ± half-width of the {percent(LEVEL)} t-interval over the n"
         " finished runs; (a to b): its limits, if one is beyond 0 to 100 %; (a, b): two runs"
     )
+    lines += textwrap.wrap(note, _WIDTH)
     return "\n".join(lines)
 
 
