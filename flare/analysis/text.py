@@ -100,12 +100,14 @@ def show(summary: pd.DataFrame) -> str:
     """The summary for a terminal: aligned, at most 110 columns wide, a heading line per experiment."""
     people = summary_as_text(summary)
     cells = people.drop(columns=["experiment", "best, optimistic (%)"])
-    cells["method"] = [_shorten(method, 28) for method in cells["method"]]
-    widths = [max(map(len, (name, *cells[name]))) for name in cells]
+    widths = {name: max(map(len, (name, *cells[name]))) for name in cells}
+    most = max(len("method"), _WIDTH - sum(2 + width for name, width in widths.items() if name != "method") - 2)
+    cells["method"] = [_shorten(method, most) for method in cells["method"]]
+    widths["method"] = min(widths["method"], most)
     align = [str.ljust if name in ("method", "keep", "n") else str.rjust for name in cells]
 
     def line(texts: Iterable[str]) -> str:
-        padded = (put(text, width) for put, text, width in zip(align, texts, widths, strict=True))
+        padded = (put(text, width) for put, text, width in zip(align, texts, widths.values(), strict=True))
         return ("  " + "  ".join(padded)).rstrip()
 
     lines = [line(cells.columns)]
