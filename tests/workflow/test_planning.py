@@ -215,7 +215,7 @@ WHOLE: dict[str, Any] = {
     **{"batch_size": 21, "learning_rate": 0.07, "momentum": 0.4, "evaluate_every": 3, "fidelity": "authors"},
     **{"double_softmax": True, "shuffle": True, "pad_to": 28, "channels": 1, "staleness": True, "tf32": True},
     **{"engine": "together", "schedule": {"name": "cosine", "final": 0.1}},
-    **{"server": {"optimizer": "sgd", "learning_rate": {"log": [0.1, 1.0]}}},
+    **{"server": {"optimizer": "sgd", "learning_rate": 0.5}},
     **({"probes": PROBES} if PROBES else {}),
     **{"keep": ["5e-2", "0.5"], "seeds": [3, 4], "tuning": {"seeds": [7], "batches": 1, "trials": 1}},
     "methods": {
