@@ -1,0 +1,170 @@
+"""What a result was made from, held against what is planned: the one place that says whether a run is finished.
+
+Every run.json says in its block `made_from` what the run was made from: SHA-256 of its settings (tuned values
+included), of the code that decides its bits, of the data and of its rounds.csv; the device's kind, torch's threads and
+the machine. File times, paths and what Snakemake remembers say nothing: `Planned.problem` compares contents. A record
+without the block is of unknown origin, and is not believed.
+
+What the configuration and the checkout say decides: settings, code, data, device, threads. What the machine is
+(processor, card, versions) does not make a run anew: a table refuses mixed versions and tells mixed machines.
+
+Imports neither torch nor pandas: it is asked whenever Snakemake starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flare import datasets
+from flare.config.run import Run
+from flare.errors import ConfigError, DataError
+from flare.runs.identity import data_digest, digest_of
+from flare.runs.record import whole_digest
+
+# What of a run is set aside, and taken back.
+FILES = ("rounds.csv", "run.json", "sample.txt")
+ABSENT = "not finished"
+# The largest run.json that is read: far more than any has.
+_LARGEST = 10**7
+_WORDS = {"settings": "settings", "code": "code", "data": "data", "device": "device", "threads": "number of threads"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run is to be made from. data: None where the data set is not here, and cannot be compared."""
+
+    settings: str
+    code: str
+    data: str | None
+    device: str
+    threads: int
+
+    def problem(self, folder: Path) -> str:
+        """Why what lies in the folder is not the planned run's result: "" if it is, ABSENT if there is none."""
+        try:
+            record, rounds = read(folder)
+        except FileNotFoundError:
+            return ABSENT if not any((folder / name).exists() for name in FILES[:2]) else "not a whole record"
+        except (OSError, ValueError, RecursionError):
+            return "not a whole record"
+        return self.difference(record, rounds)
+
+    def difference(self, record: Mapping[str, Any], rounds: bytes) -> str:
+        """Why a record is not the planned run's; "" if it is."""
+        broken = broken_record(record, rounds)
+        if broken:
+            return broken
+        made = record["made_from"]
+        other = [_WORDS[name] for name, value in self._decides() if made.get(name) != value]
+        return f"made with other {', '.join(other)}" if other else ""
+
+    def _decides(self) -> Iterator[tuple[str, Any]]:
+        for name in ("settings", "code", "data", "device", "threads"):
+            value = getattr(self, name)
+            # What has no value is not known. On a GPU the processor's threads compute nothing.
+            if value is not None and not (name == "threads" and self.device != "cpu"):
+                yield name, value
+
+
+def planned(run: Run, data: Path | None, device: str = "cpu", threads: int = 1) -> Planned:
+    """What the run is to be made from, by this checkout's code."""
+    settings = whole_digest(dataclasses.asdict(run))
+    found = None if data is None else dataset_digest(run.dataset, data)
+    return Planned(settings, digest_of(run), found, device.partition(":")[0], threads)
+
+
+def read(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """run.json and rounds.csv; OSError or ValueError if they are not there, or no files of a run."""
+    for name in ("run.json", "rounds.csv"):
+        if not (folder / name).is_file():  # a pipe would be waited for
+            raise FileNotFoundError(2, "No such file", str(folder / name))
+    if (folder / "run.json").stat().st_size > _LARGEST:
+        raise ValueError("run.json: too large")
+    record = json.loads((folder / "run.json").read_bytes())
+    if not isinstance(record, dict):
+        raise ValueError("run.json: not the record of a run")
+    return record, (folder / "rounds.csv").read_bytes()
+
+
+def broken_record(record: Mapping[str, Any], rounds: bytes) -> str:
+    """Why a record does not vouch for its own settings and its rounds.csv; "" if it does."""
+    made = record.get("made_from")
+    if not isinstance(made, dict) or not all(isinstance(made.get(name), str) for name in ("settings", "code", "data")):
+        return "of unknown origin, as run.json does not say what it was made from"
+    if made.get("rounds") != hashlib.sha256(rounds).hexdigest():
+        return "its rounds.csv is not the one that the run wrote"
+    try:
+        if made["settings"] != whole_digest(record["config"]):
+            raise ValueError
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return "its settings in run.json are not those it was made with"
+    if record.get("status") not in ("finished", "diverged"):
+        return "not a whole record"
+    return ""
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move a run's files into a folder `old-...` beside them, named after their content; None if there are none.
+
+    A run that is planned again finds them there, should they agree with it after all (`take_back`).
+    """
+    there = [name for name in FILES if (folder / name).is_file()]
+    if not there:
+        return None
+    digest = hashlib.sha256()
+    for name in there:
+        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    place = folder / f"old-{digest.hexdigest()[:12]}"
+    place.mkdir(exist_ok=True)
+    # run.json, which says that the others are whole, goes first and comes back last.
+    for name in sorted(there, key=lambda name: name != "run.json"):
+        os.replace(folder / name, place / name)
+    return place
+
+
+def take_back(folder: Path, wanted: Planned) -> dict[str, Any] | None:
+    """The record of a run that was set aside and is what is planned, after its files were moved back; else None."""
+    for place in sorted(folder.glob("old-*")):
+        if wanted.problem(place) == "":
+            record, _ = read(place)
+            for name in sorted(FILES, key=lambda name: name == "run.json"):
+                if (place / name).is_file():
+                    os.replace(place / name, folder / name)
+            if not any(place.iterdir()):
+                place.rmdir()
+            return record
+    return None
+
+
+def check_code(run: Run, expected: str | None) -> None:
+    """Raise ConfigError if the code here is not that with which the run was planned."""
+    if expected and digest_of(run) != expected:
+        raise ConfigError(
+            f"{run.folder}: the code was changed since this run was planned (--code {expected[:12]}..., here"
+            f" {digest_of(run)[:12]}...); start the sweep again"
+        )
+
+
+def dataset_digest(name: str, folder: Path) -> str | None:
+    """The digest of a prepared data set; None where there is none."""
+    try:
+        file = (folder / name / "manifest.json").stat()
+    except OSError:
+        return None
+    return _digest(name, folder, file.st_mtime_ns, file.st_size, file.st_ino)
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(name: str, folder: Path, *_: int) -> str | None:
+    try:
+        return data_digest(datasets.read_manifest(name, folder))
+    except (DataError, KeyError, TypeError):
+        return None
