@@ -28,10 +28,14 @@ def code() -> str:
     return code_digest(reached(("analysis/tables",), ("__init__", "errors", "settings")))
 
 
-def write(tables: Path, names: Iterable[str], runs: Mapping[str, Sequence[str]], notes: Sequence[str]) -> None:
-    """Say of tables that were just made what they were made from: by run the digests of settings, code and rounds."""
+def write(
+    tables: Path, names: Iterable[str], runs: Mapping[str, Sequence[str]], notes: Sequence[str], late: int
+) -> None:
+    """Say of tables that were just made what they were made from: by run the digests of settings, code and rounds;
+    and of how many evaluations late accuracies are.
+    """
     own = {name: hashlib.sha256((tables / f"{name}.csv").read_bytes()).hexdigest() for name in names}
-    content = {"code": code(), "runs": runs, "tables": own, "notes": notes}
+    content = {"code": code(), "runs": runs, "tables": own, "notes": notes, "late": late}
     write_whole(tables / NAME, (json.dumps(content, separators=(",", ":")) + "\n").encode())
 
 
@@ -57,11 +61,13 @@ def read(tables: Path) -> dict[str, Any]:
     return found
 
 
-def tables_problem(tables: Path, sweep: Sweep, runs: Iterable[Run], *, rounds: bool = True) -> str:
+def tables_problem(
+    tables: Path, sweep: Sweep, runs: Iterable[Run], *, rounds: bool = True, late: int | None = None
+) -> str:
     """Why the tables of a folder are not those of what is planned: "" if they are.
 
     A run that is not there any more counts as the tables have it. rounds: hold the runs' own files against it, too,
-    and their order, which is that of the rows.
+    and their order, which is that of the rows. late: evaluations of which late accuracies are to be, if it is known.
     """
     if not (tables / NAME).exists() and not (tables / "runs.csv").exists():
         return provenance.ABSENT
@@ -71,6 +77,8 @@ def tables_problem(tables: Path, sweep: Sweep, runs: Iterable[Run], *, rounds: b
         return str(error)
     if found["code"] != code():
         return "made by other code"
+    if late not in (None, found.get("late")):
+        return "made with another number of late evaluations"
     planned = {run.folder: run for run in runs}
     if list(found["runs"]) != list(planned) and (rounds or set(found["runs"]) != set(planned)):
         return "made from other runs"

@@ -86,7 +86,7 @@ def tabulate(
     made = {
         _place(record): [record["made_from"][name] for name in ("settings", "code", "rounds")] for record in records
     }
-    origin.write(output, _TABLES, made, told(records))
+    origin.write(output, _TABLES, made, told(records), late)
 
 
 def _place(record: Mapping[str, Any]) -> str:

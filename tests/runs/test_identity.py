@@ -206,9 +206,9 @@ def test_what_a_run_takes_from_a_data_sets_file_counts_and_the_rest_of_it_does_n
 
 
 def test_the_key_of_a_run_holds_all_that_decides_its_bits(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = identity.key_of(RUN, data, "cpu")
+    key = identity.key_of(RUN, data, "cpu", 1)
     fields = {field.name for field in dataclasses.fields(Run)}
-    assert set(key) == fields | {"code", "data", "torch", "numpy", "device"}
+    assert set(key) == fields | {"code", "data", "torch", "numpy", "device", "threads"}
     for name in fields - {
         "method",
         "model",

@@ -97,7 +97,7 @@ def test_the_best_evaluation_is_not_the_last(tmp_path: Path) -> None:
     digest = hashlib.sha256(content)
     for name in ("a", "b"):
         digest.update(name.encode() + weights[name].numpy().tobytes())
-    assert {name: found[name] for name in found if name not in ("versions", "git_commit", "config")} == {
+    assert {name: found[name] for name in found if name not in ("versions", "git_commit", "config", "made_from")} == {
         **{"experiment": "e", "dataset": "digits", "model": "fc", "method": "flare", "keep": "5e-2"},
         **{"local_epochs": 2, "seed": 3, "tuned": True, "study": run.cell, "evaluated_on": "test"},
         **{"status": "finished", "diverged_round": None, "rounds": 5, "final_accuracy": 0.5, "best_accuracy": 0.75},
@@ -105,6 +105,8 @@ def test_the_best_evaluation_is_not_the_last(tmp_path: Path) -> None:
         **{"wall_seconds": 1.235, "device": "cuda", "threads": 3, "engine": "together"},
         "result_hash": digest.hexdigest(),
     }
+    whole = record.whole_digest(dataclasses.asdict(run))
+    assert found["made_from"] == {"settings": whole, "rounds": hashlib.sha256(content).hexdigest()}
     assert json.loads((tmp_path / "run.json").read_text()) == json.loads(json.dumps(found))
     # A trial reports nothing of its own, and is measured on what was held out; nothing sent is no compression.
     trial = dataclasses.replace(run, trial=4, validation=0.2)

@@ -20,13 +20,11 @@ SILENT = {
     "code_changed": [],
     "software_stack_changed": [],
 }
-# Rules whose results say nothing themselves: what they are of is noted beside the results, when all is done.
-NOTED = {
-    *("judge", "compare", "render", "count_labels", "gather_trials", "plot", "execute", "report", "tabulate_studies"),
-    *("export_studies", "plan"),
-}
-# Of those rules' parameters, what decides the output.
-DECIDING = ("dealt", "level", "caption", "settings", "storage")
+# Of the other rules' results, which say nothing themselves, it is noted beside them what they are of, when all is done;
+# except of these, which are wanted anew or are only handed on.
+UNNOTED = {"merge", "sync_wandb", "wandb_report"}
+# Parameters that say where things lie, or repeat what an input says; every other one decides the output.
+PLACES = {"runs", "code", "studies", "data", "results", "folder", "snakefile", "config", "threads"}
 
 
 def problems(job):
@@ -42,12 +40,18 @@ def problems(job):
     if name == "tune":
         return {job.output.best: SWEEP.best(study_of(w))}
     if name == "tabulate":
-        return {TABLES: tables_problem(Path(TABLES), SWEEP, at_hand().values())}
+        return {TABLES: tables_problem(Path(TABLES), SWEEP, at_hand().values(), late=job.params.late)}
     if name == "fetch":
         return {}
-    if name in NOTED:
+    if is_noted(job):
         return {job.output[0]: "" if noted(job) else "made from something else"}
     return None
+
+
+def is_noted(job):
+    """Whether what the job's output is of is noted beside the results: of all rules that say nothing themselves."""
+    known = re.fullmatch(r"train(_\d+)?|tune(_train|_propose)?|tabulate|fetch", job.rule.name)
+    return bool(job.output) and not known and job.rule.name not in UNNOTED
 
 
 def stale(job):
@@ -82,7 +86,7 @@ def content_of(job):
         else:
             inside, said = os.path.basename(file), sum_of(file)
         digest.update(f"{inside}\n{said}\n".encode())
-    deciding = {name: value for name, value in job.params.items() if name in DECIDING}
+    deciding = {name: value for name, value in job.params.items() if name not in PLACES}
     digest.update(json.dumps(deciding, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
@@ -120,7 +124,7 @@ def noted(job):
 def note_all(log=None):
     """Note what the outputs that were made are of. After a kill it is not noted, and they are made again."""
     for job in workflow.dag.jobs:
-        if job.rule.name in NOTED and workflow.dag.needrun(job) and workflow.dag.finished(job):
+        if ours(job) and is_noted(job) and workflow.dag.needrun(job) and workflow.dag.finished(job):
             own = {os.path.relpath(file, RESULTS): sum_of(file) for file in job.output}
             write_whole(note_of(job), json.dumps({"of": content_of(job), "files": own}).encode())
 
