@@ -16,7 +16,7 @@ from flare.config import runs as expand_runs
 from flare.errors import DataError
 from flare.files import write_whole
 from flare.runs import provenance
-from flare.runs.identity import code_digest, reached
+from flare.runs.identity import WHETHER, code_digest, reached
 from flare.tuning.origin import Sweep
 
 NAME = "made_from.json"
@@ -25,7 +25,7 @@ _AGAIN = "make the tables again: snakemake tables"
 
 def code() -> str:
     """SHA-256 of the code that makes the tables."""
-    return code_digest(reached(("analysis/tables",), ("__init__", "errors", "settings")))
+    return code_digest(reached(("analysis/tables",), WHETHER))
 
 
 def write(

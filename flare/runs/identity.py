@@ -43,6 +43,10 @@ def sources(run: Run) -> tuple[str, ...]:
     return reached((*_BEGINS, *named))
 
 
+# What decides whether something is made, and no number of it.
+WHETHER = ("__init__", "errors", "settings", "analysis/origin", "runs/provenance")
+
+
 @functools.cache
 def reached(names: tuple[str, ...], without: tuple[str, ...] = _NO_ARITHMETIC) -> tuple[str, ...]:
     """These files of the package and all that they import, directly or not, without .py, sorted."""

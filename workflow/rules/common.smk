@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from flare import figures, status
-from flare.runs.identity import code_digest, digest_of as code_of_run, reached
+from flare.runs.identity import WHETHER, code_digest, digest_of as code_of_run, reached
 from flare.runs import ambient, provenance
 from flare.files import write_whole
 from flare.config import Run, check_folders, runs, settle

@@ -115,7 +115,7 @@ def code(*names):
 
     Compared by what they do (origin.smk), never by their times.
     """
-    return ancient([f"{ROOT}/flare/{name}.py" for name in reached(names, ("__init__", "errors", "settings"))])
+    return ancient([f"{ROOT}/flare/{name}.py" for name in reached(names, WHETHER)])
 
 
 def scheme_of(experiment):
@@ -212,6 +212,11 @@ def trial_of(wildcards):
 def trial_problem(wildcards):
     """Why a run of a trial is not finished."""
     return SWEEP.trial(study_of(wildcards), trial_of(wildcards))
+
+
+def whenever(files, problem):
+    """Files whose times say nothing if what is made of them is what is planned; else it follows what makes them anew."""
+    return files if problem else ancient(files)
 
 
 def tried(study, batches):

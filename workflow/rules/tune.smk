@@ -8,7 +8,9 @@ localrules:
 
 rule tune_propose:
     input:
-        tried=lambda w: ancient(list(tried(study_of(w), range(int(w.batch))))),
+        tried=lambda w: whenever(
+            list(tried(study_of(w), range(int(w.batch)))), SWEEP.proposals(study_of(w), int(w.batch))
+        ),
     output:
         f"{STUDY}/batch-{{batch}}/proposals.json",
     log:
@@ -26,7 +28,7 @@ rule tune_propose:
 rule tune_train:
     input:
         data=lambda w: [] if trial_problem(w) == "" else data_set(trial_of(w).dataset, "train"),
-        proposals=ancient(f"{STUDY}/batch-{{batch}}/proposals.json"),
+        proposals=lambda w: whenever(f"{STUDY}/batch-{{batch}}/proposals.json".format(**w), trial_problem(w)),
     output:
         rounds=f"{TRIAL}/rounds.csv",
         run=f"{TRIAL}/run.json",
@@ -57,7 +59,9 @@ rule tune_train:
 rule tune:
     input:
         tried=lambda w: (
-            ancient(list(tried(study_of(w), range(study_of(w).batches)))) if study_of(w).mode == "batches" else []
+            whenever(list(tried(study_of(w), range(study_of(w).batches))), SWEEP.best(study_of(w)))
+            if study_of(w).mode == "batches"
+            else []
         ),
         data=lambda w: [] if SWEEP.best(study_of(w)) == "" else data_set(study_of(w).run.dataset, "train"),
     output:
