@@ -14,6 +14,9 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from flare.analysis.statistics import fraction
 from flare.figures.style import layout, looks, points
 
+# From a method's place to the next one's, as a part of the axis between the smallest and the largest keep.
+_STEP = 0.025
+
 
 def panels(runs: pd.DataFrame, value: str, y: str) -> tuple[Figure, list[Axes], list[dict[str, Any]]]:
     """A panel per local_epochs, methods side by side at a keep, dense ones as lines; and the legend's looks.
@@ -39,20 +42,24 @@ def panels(runs: pd.DataFrame, value: str, y: str) -> tuple[Figure, list[Axes], 
                 points.reference(ax, dense, value, line)
             if len(sparse):
                 legend[look["label"]] = look
-                points.series(ax, sparse, value, points.factor(10 ** (0.025 * span), place[method]), look)
-    _keep_axis(axes[0], keeps, span)
+                points.series(ax, sparse, value, points.factor(10 ** (_STEP * span), place[method]), look)
+    _keep_axis(axes[0], keeps, span, max(place.values(), default=0.0))
     return figure, axes, list(legend.values())
 
 
-def _keep_axis(ax: Axes, keeps: list[str], span: float) -> None:
-    """Logarithmic, with the keeps as they are spelt in the configuration as ticks, as far as there is room."""
+def _keep_axis(ax: Axes, keeps: list[str], span: float, places: float) -> None:
+    """Logarithmic, with the keeps as they are spelt in the configuration as ticks, as far as there is room.
+
+    places: of the methods that stand beside a keep, the number on either side.
+    """
     layout.logarithmic(ax)
     ax.xaxis.set_minor_locator(NullLocator())
     if not keeps:
         ax.xaxis.set_major_locator(NullLocator())
         return
     values = [fraction(keep) for keep in keeps]
-    ax.set_xlim(values[-1] / 10 ** (0.13 * span), values[0] * 10 ** (0.13 * span))
+    beside = 10 ** (max(0.13, _STEP * (places + 1)) * span)
+    ax.set_xlim(values[-1] / beside, values[0] * beside)
     gaps = [math.log10(more / less) / span for more, less in itertools.pairwise(values)]
     if not gaps or min(gaps) > 0.1:
         ax.xaxis.set_major_locator(FixedLocator(values))
