@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 
 def add_tabulate(commands: Commands) -> None:
-    """tabulate RUNS... [--settings DIGEST...] [--late N] --output FOLDER"""
+    """tabulate RUNS... [--settings DIGEST...] [--late N] [--tuning FOLDER] --output FOLDER"""
     parser = commands.add_parser("tabulate", help="make the tables of some runs")
     _add_runs(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder of the tables")
     parser.add_argument(
         "--late", type=readers.whole(), default=5, help="last evaluations whose mean is a run's late accuracy (5)"
+    )
+    parser.add_argument(
+        "--tuning", type=Path, help="folder of the studies, which say a tuned cell's validation accuracy"
     )
     parser.set_defaults(command=tabulate)
 
@@ -32,7 +35,7 @@ def tabulate(chosen: argparse.Namespace) -> None:
     from flare.analysis import tables
 
     folders, digests = _runs(chosen)
-    tables.tabulate(folders, chosen.output, digests, chosen.late)
+    tables.tabulate(folders, chosen.output, digests, chosen.late, chosen.tuning)
 
 
 def add_plot(commands: Commands) -> None:

@@ -7,6 +7,7 @@ from flare.analysis.level import LEVEL, percent
 rule tabulate:
     input:
         lambda w: expand(f"{RESULTS}/runs/{{run}}/{{file}}", run=at_hand(), file=("run.json", "rounds.csv")),
+        studies=lambda w: expand(f"{RESULTS}/tuning/{{study}}/best.yaml", study=studies_at_hand()),
         code=code("analysis/tables"),
     output:
         rounds=f"{TABLES}/rounds.csv",
@@ -14,6 +15,7 @@ rule tabulate:
         costs=report(f"{TABLES}/costs.csv", **about("costs (csv)", "costs")),
         summary=f"{TABLES}/summary.csv",
         texts=multiext(f"{TABLES}/summary", ".md", ".tex"),
+        used=multiext(f"{TABLES}/settings", ".csv", ".md", ".tex"),
     log:
         f"{RESULTS}/logs/tabulate.log",
     conda:
@@ -23,8 +25,10 @@ rule tabulate:
         # So that no run of another configuration, which Snakemake may have forgotten, gets into a table.
         settings=lambda wildcards: digests(),
         late=config.get("late_evaluations", 5),
+        tuning=f"{RESULTS}/tuning",
     shell:
         "python -m flare tabulate {params.runs:q} --settings {params.settings:q} --late {params.late}"
+        " --tuning {params.tuning:q}"
         ' --output "$(dirname {output.runs:q})" > {log:q} 2>&1'
 
 

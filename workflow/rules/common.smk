@@ -19,7 +19,9 @@ from flare.tuning.study import studies
 gc.set_threshold(100_000, 20, 100)
 
 # As Snakemake has it, which takes the last of a key's values and adds those of --config, numbers as they are meant.
-SOURCE = refuse(settle, config, [Path(file) for file in workflow.configfiles], workflow.config_settings.overwrite_config)
+SOURCE = refuse(
+    settle, config, [Path(file) for file in workflow.configfiles], workflow.config_settings.overwrite_config
+)
 refuse(check, config, SOURCE)
 refuse(check_folders, config, SOURCE)
 
@@ -65,7 +67,7 @@ FIGURES = [
 ]
 TABLE_PAGES = expand(
     f"{TABLES}/pages/{{table}}.html",
-    table=("claims", "summary", "overall", "reached", "reference", *(["studies"] if STUDIES else [])),
+    table=("claims", "summary", "overall", "reached", "reference", "settings", *(["studies"] if STUDIES else [])),
 )
 NOTEBOOKS = expand(f"{RESULTS}/notebooks/{{notebook}}.html", notebook=("paper_figures", "explore"))
 

@@ -161,6 +161,11 @@ def experiments_at_hand():
     return list(dict.fromkeys(run.experiment for run in at_hand().values()))
 
 
+def studies_at_hand():
+    """The names of those experiments' studies."""
+    return [name for name, study in STUDIES.items() if study.run.experiment in experiments_at_hand()]
+
+
 def figures_at_hand(wildcards):
     """The figures of those runs' experiments."""
     return [file for file in FIGURES if file.split("/")[-2] in experiments_at_hand()]
