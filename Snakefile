@@ -43,6 +43,7 @@ localrules:
     tabulate,
     count_labels,
     plot,
+    plot_whole,
     render,
     tabulate_studies,
     export_studies,

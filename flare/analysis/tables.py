@@ -31,7 +31,7 @@ import pandas as pd
 from flare.analysis import text, used
 from flare.analysis.reading import LATE, check_digest, check_versions, read_run
 from flare.analysis.statistics import fraction, t_interval
-from flare.columns import CELL, COSTS, IDENTITY, LABELS, OPTIONAL, ROUNDS, RUNS, SUMMARY, TRIALS, Columns
+from flare.columns import CELL, COSTS, IDENTITY, LABELS, OPTIONAL, REACHED, ROUNDS, RUNS, SUMMARY, TRIALS, Columns
 from flare.errors import DataError, choose
 from flare.files import opened, write_whole
 from flare.settings import check_keep
@@ -39,8 +39,9 @@ from flare.tuning.conclude import read_best
 
 # Those that are read again, by name; the last two are of one experiment each.
 _TABLES = {"rounds": ROUNDS, "runs": RUNS, "costs": COSTS, "summary": SUMMARY}
+_MADE_OF_THEM = {"reached": REACHED}
 _OF_ONE = {"labels": LABELS, "trials": TRIALS}
-_TEXT = {name for table in (_TABLES | _OF_ONE).values() for name, kind in table.items() if kind is str}
+_TEXT = {name for table in (_TABLES | _OF_ONE | _MADE_OF_THEM).values() for name, kind in table.items() if kind is str}
 
 
 def tabulate(
@@ -169,13 +170,14 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 
 def read(tables: Path, experiment: str | None = None, names: Collection[str] | None = None) -> dict[str, pd.DataFrame]:
     """The tables "rounds", "runs", "summary" and "costs" of a folder; of one experiment, if it is named, with its
-    "labels", its "trials" (no rows if nothing was tuned) and the "family", runs of all experiments of its family.
+    "labels", its "trials" (no rows if nothing was tuned), what it "reached" (no rows if `python -m flare reach` has not
+    said it) and the "family", runs of all experiments of its family.
 
     names: those that are wanted, instead of all. Raises DataError if a table is missing, ConfigError for an unknown
     experiment.
     """
     tables = Path(tables)
-    wanted = (*_TABLES, *_OF_ONE, "family") if names is None else names
+    wanted = (*_TABLES, *_OF_ONE, "reached", "family") if names is None else names
     out = {name: read_table(tables, name) for name in ("runs", "summary", "rounds", "costs") if name in wanted}
     if experiment is None:
         return out
@@ -187,6 +189,12 @@ def read(tables: Path, experiment: str | None = None, names: Collection[str] | N
     if "trials" in wanted:
         there = (tables / "trials" / f"{experiment}.csv").exists()
         out["trials"] = read_table(tables / "trials", experiment) if there else pd.DataFrame(columns=list(TRIALS))
+    if "reached" in wanted:
+        if (tables / "reached.csv").exists():
+            reached = read_table(tables, "reached")
+            out["reached"] = reached[reached["experiment"] == experiment].reset_index(drop=True)
+        else:
+            out["reached"] = pd.DataFrame(columns=list(REACHED))
     if "family" in wanted:
         family = runs.loc[runs["experiment"] == experiment, "family"].iloc[0]
         out["family"] = runs[runs["family"] == family].reset_index(drop=True)
@@ -196,7 +204,13 @@ def read(tables: Path, experiment: str | None = None, names: Collection[str] | N
 def read_table(tables: Path, name: str) -> pd.DataFrame:
     """One table of a folder by its name without .csv; DataError if it is missing or is not that table."""
     path = tables / f"{name}.csv"
-    needed = TRIALS if tables.name == "trials" else LABELS if name.startswith("labels/") else _TABLES.get(name, {})
+    needed = (
+        TRIALS
+        if tables.name == "trials"
+        else LABELS
+        if name.startswith("labels/")
+        else (_TABLES | _MADE_OF_THEM).get(name, {})
+    )
     try:
         with opened(path) as file:
             table = pd.read_csv(

@@ -39,20 +39,25 @@ def tabulate(chosen: argparse.Namespace) -> None:
 
 
 def add_plot(commands: Commands) -> None:
-    """plot FIGURE --experiment NAME --tables FOLDER --output FILE"""
-    parser = commands.add_parser("plot", help="draw one figure of one experiment")
+    """plot FIGURE [--experiment NAME] --tables FOLDER --output FILE"""
+    parser = commands.add_parser("plot", help="draw one figure of one experiment, or of all")
     parser.add_argument("figure", help="the name of a file of flare/figures")
-    parser.add_argument("--experiment", required=True)
+    parser.add_argument("--experiment", help="needed, but for a figure of all experiments")
     parser.add_argument("--tables", type=Path, required=True, help="folder of the tables")
     parser.add_argument("--output", type=Path, required=True, help="file name without .pdf and .png")
     parser.set_defaults(command=plot)
 
 
 def plot(chosen: argparse.Namespace) -> None:
-    """Draw one figure of one experiment."""
+    """Draw one figure of one experiment, or of all."""
     from flare import figures
 
     choose("figure", chosen.figure, figures.names())
+    if (chosen.experiment is None) != (chosen.figure in figures.whole()):
+        wanted = (
+            "is drawn of all experiments together" if chosen.experiment else "is of one experiment, which is missing"
+        )
+        raise ConfigError(f"--experiment: {chosen.figure} {wanted}")
     figures.save(chosen.figure, chosen.tables, chosen.experiment, chosen.output)
 
 

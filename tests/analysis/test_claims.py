@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from synthetic import write_run, write_sweep
 
 from flare.analysis import claims, tables
-from flare.analysis.statistics import holm, signflip
+from flare.analysis.statistics import expected_best, holm, signflip
 
 
 def cell(
@@ -416,3 +417,18 @@ def test_a_thousand_cells_take_seconds() -> None:
     found = judged(*rows)
     assert time.process_time() - started < 10
     assert len(found) == 4 * 4 * (45 + 36)
+
+
+def test_the_expected_best_of_some_of_the_trials() -> None:
+    nan = float("nan")
+    # Of 1, 2, 3, 4: of one the mean; of two 2, 3, 3, 4, 4, 4 are the best.
+    assert expected_best(np.array([3.0, 1.0, 4.0, 2.0])) == pytest.approx([2.5, 20 / 6, 3.75, 4])
+    assert expected_best(np.array([3.0, 1.0, 4.0, 2.0]), least=True) == pytest.approx([2.5, 10 / 6, 1.25, 1])
+    # A trial without a result is as bad as the worst; with none there is nothing to say.
+    assert expected_best(np.array([2.0, nan, 1.0])) == pytest.approx([4 / 3, 5 / 3, 2])
+    assert expected_best(np.array([2.0, nan, 1.0]), least=True) == pytest.approx([5 / 3, 4 / 3, 1])
+    assert np.isnan(expected_best(np.array([nan, nan]))).all()
+    # By all choices of three of seven.
+    values = np.array([0.3, 0.7, 0.1, 0.9, 0.4, 0.4, 0.2])
+    every = [max(chosen) for chosen in itertools.combinations(values, 3)]
+    assert expected_best(values)[2] == pytest.approx(sum(every) / len(every))

@@ -161,6 +161,7 @@ rule plot:
         runs=rules.tabulate.output.runs,
         labels=lambda w: rules.count_labels.output if "labels" in figures.reads(w.figure) else [],
         trials=lambda w: rules.gather_trials.output if "trials" in figures.reads(w.figure) else [],
+        reached=lambda w: rules.reach.output.csv if "reached" in figures.reads(w.figure) else [],
         code=lambda w: code(f"figures/{w.figure}", *looks(w.experiment)),
     output:
         pdf=f"{RESULTS}/figures/{{experiment}}/{{figure}}.pdf",
@@ -179,6 +180,30 @@ rule plot:
     shell:
         "python -m flare plot {wildcards.figure} --experiment {wildcards.experiment}"
         ' --tables "$(dirname {input.runs:q})" --output "$(dirname {output.pdf:q})/{wildcards.figure}" > {log:q} 2>&1'
+
+
+# A figure of all experiments together.
+rule plot_whole:
+    input:
+        runs=rules.tabulate.output.runs,
+        code=lambda w: code(f"figures/{w.figure}", *all_looks()),
+    output:
+        pdf=f"{RESULTS}/figures/{{figure}}.pdf",
+        png=report(
+            f"{RESULTS}/figures/{{figure}}.png",
+            caption="../report/whole.rst",
+            category="All experiments",
+            labels={"figure": "{figure}"},
+        ),
+    log:
+        f"{RESULTS}/logs/plot/{{figure}}.log",
+    conda:
+        ENV
+    params:
+        caption=lambda w: figures.caption(w.figure, whole=True),
+    shell:
+        'python -m flare plot {wildcards.figure} --tables "$(dirname {input.runs:q})"'
+        ' --output "$(dirname {output.pdf:q})/{wildcards.figure}" > {log:q} 2>&1'
 
 
 # A notebook as a page: executed on the tables, which it says where to find.
@@ -219,7 +244,7 @@ rule evidence:
 rule report:
     input:
         rules.evidence.input,
-        captions=[f"{ROOT}/workflow/report/{name}.rst" for name in ("figure", "table", "workflow")],
+        captions=[f"{ROOT}/workflow/report/{name}.rst" for name in ("figure", "table", "whole", "workflow")],
     output:
         f"{RESULTS}/report.html",
     log:

@@ -65,6 +65,7 @@ FIGURES = [
     for figure in figures.of(config, name)
     for format in ("pdf", "png")
 ]
+WHOLE_FIGURES = [f"{RESULTS}/figures/{figure}.{format}" for figure in figures.whole() for format in ("pdf", "png")]
 TABLE_PAGES = expand(
     f"{TABLES}/pages/{{table}}.html",
     table=("claims", "summary", "overall", "reached", "reference", "settings", *(["studies"] if STUDIES else [])),
