@@ -165,6 +165,7 @@ CLAIMS: Columns = {
     "baseline_effective_keep": float,
     "diverged": int,
     "verdict_if_chance": str,
+    "seeds_to_decide": float,
 }
 OVERALL: Columns = {
     "method": str,

@@ -136,6 +136,17 @@ def seeds_to_decide(found: Paired, threshold: float, margin: float | None) -> in
     return int(enough[0]) if len(enough) else None
 
 
+def seeds_to_reach(p: float, n: int, level: float) -> int | None:
+    """How many seeds of the same mean and spread would bring Student's two-sided p of n seeds below 1 - level.
+
+    None: more than MOST_SEEDS.
+    """
+    t = stdtrit(n - 1.0, 1 - p / 2)
+    more = np.arange(n, MOST_SEEDS + 1)
+    enough = more[t * np.sqrt(more / n) > stdtrit(more - 1.0, (1 + level) / 2)]
+    return int(enough[0]) if len(enough) else None
+
+
 def expected_best(results: NDArray[np.float64], least: bool = False) -> list[float]:
     """The mean of the best of 1, 2, … of the results over all choices of so many; least: the smallest is the best.
 

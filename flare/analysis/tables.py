@@ -31,7 +31,23 @@ import pandas as pd
 from flare.analysis import text, used
 from flare.analysis.reading import LATE, check_digest, check_versions, read_run
 from flare.analysis.statistics import fraction, t_interval
-from flare.columns import CELL, COSTS, IDENTITY, LABELS, OPTIONAL, REACHED, ROUNDS, RUNS, SUMMARY, TRIALS, Columns
+from flare.columns import (
+    CELL,
+    CLAIMS,
+    COSTS,
+    IDENTITY,
+    LABELS,
+    OPTIONAL,
+    REACHED,
+    REFERENCE,
+    ROUNDS,
+    RUNS,
+    SETTINGS,
+    STUDIES,
+    SUMMARY,
+    TRIALS,
+    Columns,
+)
 from flare.errors import DataError, choose
 from flare.files import opened, write_whole
 from flare.settings import check_keep
@@ -39,9 +55,9 @@ from flare.tuning.conclude import read_best
 
 # Those that are read again, by name; the last two are of one experiment each.
 _TABLES = {"rounds": ROUNDS, "runs": RUNS, "costs": COSTS, "summary": SUMMARY}
-_MADE_OF_THEM = {"reached": REACHED}
+_MADE_OF_THEM = {"reached": REACHED, "claims": CLAIMS, "reference": REFERENCE, "settings": SETTINGS, "studies": STUDIES}
 _OF_ONE = {"labels": LABELS, "trials": TRIALS}
-_TEXT = {name for table in (_TABLES | _OF_ONE | _MADE_OF_THEM).values() for name, kind in table.items() if kind is str}
+_TEXT = {name for table in (_TABLES | _OF_ONE).values() for name, kind in table.items() if kind is str}
 
 
 def tabulate(
@@ -211,12 +227,13 @@ def read_table(tables: Path, name: str) -> pd.DataFrame:
         if name.startswith("labels/")
         else (_TABLES | _MADE_OF_THEM).get(name, {})
     )
+    text_columns = {column for column, kind in needed.items() if kind is str} or _TEXT
     try:
         with opened(path) as file:
             table = pd.read_csv(
                 file,
                 # A column with empty fields is not int64.
-                dtype=dict.fromkeys(_TEXT, "str") | dict.fromkeys(OPTIONAL.get(name, ()), "Int64"),
+                dtype=dict.fromkeys(text_columns, "str") | dict.fromkeys(OPTIONAL.get(name, ()), "Int64"),
                 # An experiment may be called "NA"; only an empty field is a missing number.
                 keep_default_na=False,
                 na_values=[""],
@@ -241,7 +258,8 @@ def _check_columns(table: pd.DataFrame, needed: Columns) -> None:
             raise DataError(f"column {column} holds something else than numbers")
         if column in CELL and table[column].isna().any():
             raise DataError(f"column {column} has empty fields")
-    for keep in table["keep"].unique() if "keep" in needed else ():
+    # Of a claim it may be "none", the keep at which a method reaches what is asked.
+    for keep in table["keep"].unique() if "keep" in needed and needed is not CLAIMS else ():
         check_keep(keep)
     if needed is LABELS and (table[["client", "label", "samples"]].isna().any(axis=None) or table.empty):
         raise DataError("empty fields, or no rows")

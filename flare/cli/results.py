@@ -134,9 +134,10 @@ def render(chosen: argparse.Namespace) -> None:
 
 
 def add_judge(commands: Commands) -> None:
-    """judge [--tables FOLDER]"""
+    """judge [--tables FOLDER] [--registered FILE] [--configuration DIGEST]"""
     parser = commands.add_parser("judge", help="say what the runs say of the paper's claims")
     parser.add_argument("--tables", type=Path, default=Path("results/tables"), help="folder of the tables")
+    _add_registered(parser)
     parser.set_defaults(command=judge)
 
 
@@ -144,7 +145,31 @@ def judge(chosen: argparse.Namespace) -> None:
     """Judge the paper's claims by the runs."""
     from flare.analysis import claims
 
-    claims.write(chosen.tables)
+    claims.write(chosen.tables, chosen.registered, chosen.configuration)
+
+
+def add_reproduction(commands: Commands) -> None:
+    """reproduction RUNS... [--tables FOLDER] [--registered FILE] [--configuration DIGEST] --output FOLDER"""
+    parser = commands.add_parser("reproduction", help="write a reproduction report and a checklist of some runs")
+    parser.add_argument("runs", nargs="+", help="run folders; braces like seed-{1,2,3} are expanded")
+    parser.add_argument("--tables", type=Path, default=Path("results/tables"), help="folder of the tables")
+    _add_registered(parser)
+    parser.add_argument("--output", type=Path, required=True, help="folder of reproduction.md and checklist.md")
+    parser.set_defaults(command=reproduction)
+
+
+def reproduction(chosen: argparse.Namespace) -> None:
+    """Write a reproduction report and a checklist."""
+    from flare.analysis import reproduction as report
+    from flare.analysis.reading import expand
+
+    folders = [Path(folder) for pattern in chosen.runs for folder in expand(pattern)]
+    report.write(folders, chosen.tables, chosen.output, chosen.registered, chosen.configuration)
+
+
+def _add_registered(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--registered", type=Path, help="the pre-registration, which says what was planned")
+    parser.add_argument("--configuration", metavar="DIGEST", help="of the configuration as it is now")
 
 
 def add_reach(commands: Commands) -> None:

@@ -45,8 +45,13 @@ rule judge:
         f"{RESULTS}/logs/judge.log",
     conda:
         ENV
+    params:
+        # What was planned before the first run: written once, so it is no input.
+        registered=f"{RESULTS}/preregistration.json",
+        configuration=registered.digest(config),
     shell:
-        'python -m flare judge --tables "$(dirname {output.csv:q})" > {log:q} 2>&1'
+        'python -m flare judge --tables "$(dirname {output.csv:q})" --registered {params.registered:q}'
+        " --configuration {params.configuration} > {log:q} 2>&1"
 
 
 # What it costs to get to an accuracy.
@@ -93,10 +98,34 @@ rule compare:
         ' --output "$(dirname {output.csv:q})/reference" > {log:q} 2>&1'
 
 
+# A report of the reproduction, and a checklist, from the tables and the runs' records.
+rule reproduction:
+    input:
+        lambda w: expand(f"{RESULTS}/runs/{{run}}/run.json", run=at_hand()),
+        tables=[rules.tabulate.output, rules.judge.output, rules.reach.output, rules.compare.output],
+        studies=f"{TABLES}/studies.csv" if STUDIES else [],
+        code=code("analysis/reproduction"),
+    output:
+        f"{RESULTS}/reproduction.md",
+        f"{RESULTS}/checklist.md",
+    log:
+        f"{RESULTS}/logs/reproduction.log",
+    conda:
+        ENV
+    params:
+        runs=lambda wildcards: list(patterns()),
+        tables=TABLES,
+        registered=f"{RESULTS}/preregistration.json",
+        configuration=registered.digest(config),
+    shell:
+        "python -m flare reproduction {params.runs:q} --tables {params.tables:q} --registered {params.registered:q}"
+        ' --configuration {params.configuration} --output "$(dirname {output[0]:q})" > {log:q} 2>&1'
+
+
 # A table as a page of the report.
 rule render:
     input:
-        table=f"{TABLES}/{{table}}.md",
+        table=lambda w: f"{RESULTS if w.table in ('reproduction', 'checklist') else TABLES}/{w.table}.md",
         code=code("analysis/pages"),
     output:
         report(
