@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import write_run, write_sweep
 
 from flare.analysis import claims, tables
-from flare.analysis.statistics import expected_best, holm, signflip
+from flare.analysis.statistics import expected_best, holm, seeds_to_reach, signflip
 
 
 def cell(
@@ -432,3 +433,15 @@ def test_the_expected_best_of_some_of_the_trials() -> None:
     values = np.array([0.3, 0.7, 0.1, 0.9, 0.4, 0.4, 0.2])
     every = [max(chosen) for chosen in itertools.combinations(values, 3)]
     assert expected_best(values)[2] == pytest.approx(sum(every) / len(every))
+
+
+def test_how_many_seeds_would_bring_p_below_a_level() -> None:
+    # Six differences of mean 1 and standard deviation 1: t is 6 ** 0.5, p 0.058; of n such it is n ** 0.5.
+    p = 2 * float(scipy.stats.t.sf(6**0.5, 5))
+    for level in (0.95, 1 - 0.05 / 6):
+        found = seeds_to_reach(p, 6, level)
+        assert found is not None
+        below = [2 * scipy.stats.t.sf(n**0.5, n - 1) < 1 - level for n in (found - 1, found)]
+        assert below == [False, True]
+    assert seeds_to_reach(0.01, 6, 0.95) == 6
+    assert seeds_to_reach(0.99, 6, 0.95) is None
