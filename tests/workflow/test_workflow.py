@@ -83,7 +83,7 @@ def test_one_core_and_another_order_give_the_same_bytes(sweep: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert sorted(order(tmp_path)[:2]) == sorted(last)
     assert results(tmp_path) == results(sweep)
-    # Tables: rounds, runs, labels; summary, claims, overall, reached, settings in three formats, reference in two; pages.
+    # Tables: rounds, runs, labels; summary, claims, overall, reached, settings in three formats, reference in two. Pages.
     drawn = len(figures.of(CONFIG, "small")) - 1 + len(figures.whole())
     assert len(results(sweep)) == 2 * 4 + 3 + 5 * 3 + 2 + 6 + 2 * drawn
 
