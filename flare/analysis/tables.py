@@ -254,7 +254,7 @@ def _check_columns(table: pd.DataFrame, needed: Columns) -> None:
     for column, kind in needed.items():
         if column not in table:
             raise DataError(f"no column {column}")
-        if kind is not str and not pd.api.types.is_numeric_dtype(table[column]):
+        if kind is not str and len(table) and not pd.api.types.is_numeric_dtype(table[column]):
             raise DataError(f"column {column} holds something else than numbers")
         if column in CELL and table[column].isna().any():
             raise DataError(f"column {column} has empty fields")

@@ -146,6 +146,20 @@ def test_made_twice_they_are_the_same_bytes_and_what_is_missing_is_one_line(tmp_
     assert not (tmp_path / "third").exists()
 
 
+def test_without_a_claim_a_target_or_a_study_there_is_a_report_too(tmp_path: Path) -> None:
+    runs, folder = [write_run(tmp_path, method="topk", diverged_round=0)], tmp_path / "tables"
+    tables.tabulate(runs, folder)
+    claims.write(folder)
+    reached.write(folder)
+    tables.read_table(folder, "summary").reindex(columns=list(REFERENCE)).to_csv(folder / "reference.csv", index=False)
+    reproduction.write(runs, folder, tmp_path)
+    lines = (tmp_path / "reproduction.md").read_text().splitlines()
+    assert "The runs allow no comparison that a claim is about." in lines
+    assert "The authors published a number of 0 of the 1 cells." in lines
+    assert "- fashion-fc, topk 1e-2, E = 1: 1 of 1 runs diverged." in lines
+    assert "| Claims are stated, and judged by rules | yes; no comparison |" in (tmp_path / "checklist.md").read_text()
+
+
 def test_the_table_of_claims_says_it_and_prices_what_would_decide(tmp_path: Path) -> None:
     runs = []
     # Differences of 1.4 and 0.2 in turn: 0.8 points on average, of standard deviation 0.657.

@@ -83,7 +83,7 @@ def test_one_core_and_another_order_give_the_same_bytes(sweep: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert sorted(order(tmp_path)[:2]) == sorted(last)
     assert results(tmp_path) == results(sweep)
-    # Tables: rounds, runs, labels; summary, claims, overall, reached, settings in three formats, reference in two. Pages.
+    # Tables: rounds, runs, labels; summary, claims, overall, reached, settings in three formats, reference two. Pages.
     drawn = len(figures.of(CONFIG, "small")) - 1 + len(figures.whole())
     assert len(results(sweep)) == 2 * 4 + 3 + 5 * 3 + 2 + 6 + 2 * drawn
 
@@ -151,7 +151,7 @@ def test_a_changed_setting_plans_only_the_runs_it_touches(sweep: Path) -> None:
         f"train:small/flare/keep-5e-2/epochs-1/seed-{seed}" for seed in (1, 2)
     ]
     assert set(jobs) - {job for job in jobs if job.startswith("train")} == {
-        *("tabulate", "compare", "judge", "render", "plot", "execute", "report")
+        *("tabulate", "compare", "judge", "reach", "reproduction", "render", "plot", "plot_whole", "execute", "report")
     }
 
 
