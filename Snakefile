@@ -28,9 +28,11 @@ include: "workflow/rules/tracking.smk"
 report: "workflow/report/workflow.rst"
 
 
-# Overall progress, throughput and time left, now and then on a terminal.
+# Before the first job: what was planned is written down, once. And overall progress, throughput and time left, now and
+# then on a terminal.
 onstart:
     status.follow(config)
+    registered.write_once(Path(RESULTS), config)
 
 
 # What takes seconds, and what needs the internet, runs where Snakemake does, also on a cluster.
@@ -43,6 +45,8 @@ localrules:
     tabulate,
     count_labels,
     plot,
+    plot_whole,
+    reproduction,
     render,
     tabulate_studies,
     export_studies,
@@ -58,6 +62,7 @@ rule all:
         rules.compare.output,
         rules.judge.output,
         rules.reach.output,
+        rules.reproduction.output,
         figures_at_hand,
         NOTEBOOKS,
         rules.report.output,
@@ -70,6 +75,7 @@ rule tables:
         rules.compare.output,
         rules.judge.output,
         rules.reach.output,
+        rules.reproduction.output,
         TABLE_PAGES,
 
 

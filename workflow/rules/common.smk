@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from flare import figures, status
+from flare.analysis import registered
 from flare.runs.identity import digest_of as code_of_run, reached
 from flare.files import write_whole
 from flare.config import Run, check_folders, runs, settle
@@ -63,9 +64,20 @@ FIGURES = [
     for figure in figures.of(config, name)
     for format in ("pdf", "png")
 ]
+WHOLE_FIGURES = [f"{RESULTS}/figures/{figure}.{format}" for figure in figures.whole() for format in ("pdf", "png")]
 TABLE_PAGES = expand(
     f"{TABLES}/pages/{{table}}.html",
-    table=("claims", "summary", "overall", "reached", "reference", *(["studies"] if STUDIES else [])),
+    table=(
+        "reproduction",
+        "checklist",
+        "claims",
+        "summary",
+        "overall",
+        "reached",
+        "reference",
+        "settings",
+        *(["studies"] if STUDIES else []),
+    ),
 )
 NOTEBOOKS = expand(f"{RESULTS}/notebooks/{{notebook}}.html", notebook=("paper_figures", "explore"))
 
