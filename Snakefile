@@ -29,9 +29,11 @@ include: "workflow/rules/origin.smk"
 report: "workflow/report/workflow.rst"
 
 
-# Overall progress, throughput and time left, now and then on a terminal.
+# Before the first job: what was planned is written down, once. And overall progress, throughput and time left, now and
+# then on a terminal.
 onstart:
     status.follow(config)
+    registered.write_once(Path(RESULTS), config)
 
 
 # What takes seconds, and what needs the internet, runs where Snakemake does, also on a cluster.
@@ -44,6 +46,8 @@ localrules:
     tabulate,
     count_labels,
     plot,
+    plot_whole,
+    reproduction,
     render,
     tabulate_studies,
     export_studies,
@@ -59,6 +63,7 @@ rule all:
         rules.compare.output,
         rules.judge.output,
         rules.reach.output,
+        rules.reproduction.output,
         figures_at_hand,
         NOTEBOOKS,
         rules.report.output,
@@ -71,6 +76,7 @@ rule tables:
         rules.compare.output,
         rules.judge.output,
         rules.reach.output,
+        rules.reproduction.output,
         TABLE_PAGES,
 
 

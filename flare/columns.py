@@ -95,7 +95,9 @@ SUMMARY: Columns = {
     "effective_keep": float,
     "total_bits": int,
     "compression_total": float,
+    "validation_accuracy": float,
 }
+SETTINGS: Columns = {**CELL, "setting": str, "value": str, "tuned": bool}
 
 # The tables of one experiment each: labels/EXPERIMENT.csv and trials/EXPERIMENT.csv.
 LABELS: Columns = {"experiment": str, "client": int, "label": int, "samples": int}
@@ -163,6 +165,7 @@ CLAIMS: Columns = {
     "baseline_effective_keep": float,
     "diverged": int,
     "verdict_if_chance": str,
+    "seeds_to_decide": float,
 }
 OVERALL: Columns = {
     "method": str,

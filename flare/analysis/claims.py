@@ -14,11 +14,11 @@ from typing import Any
 
 import pandas as pd
 
-from flare.analysis import overall
+from flare.analysis import overall, registered
 from flare.analysis.comparing import cells_of, gains, losses, pairs
 from flare.analysis.level import LEVEL, percent
 from flare.analysis.rules import CLAIMS, GENERAL, SEEDS
-from flare.analysis.statistics import holm
+from flare.analysis.statistics import MOST_SEEDS, holm, seeds_to_reach
 from flare.analysis.tables import read_table
 from flare.analysis.text import NONE, TIMES, csv, latex, markdown
 from flare.columns import CLAIMS as COLUMNS
@@ -57,8 +57,13 @@ def _rows(runs: pd.DataFrame) -> list[dict[str, Any]]:
         for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
             row["p_holm"] = p
             if row["verdict"] in ("supported", "refuted") and p >= 1 - LEVEL:
-                said = f"not after Holm's correction over {len(family)} comparisons: would be {row['verdict']}"
+                # The least that the correction can leave to a row is its share of 1 - LEVEL.
+                seeds = seeds_to_reach(row["p"], row["n"], 1 - (1 - LEVEL) / len(family))
+                would = f"more than {MOST_SEEDS:,}" if seeds is None else f"about {seeds}"
+                said = f"not after Holm's correction over {len(family)} comparisons: would be {row['verdict']},"
+                said += f" {would} seeds would decide"
                 row |= {"verdict": "undecided", "reason": "; ".join(filter(None, (said, row["reason"])))}
+                row["seeds_to_decide"] = math.nan if seeds is None else seeds
     return rows
 
 
@@ -83,21 +88,33 @@ def _as_chance(runs: pd.DataFrame) -> pd.DataFrame:
     return out[out["late_accuracy"].notna()]
 
 
-def write(folder: Path) -> None:
-    """Write claims and overall, each as .csv, .md and .tex, into the folder of tables, from its runs.csv."""
+def write(folder: Path, register: Path | None = None, configuration: str | None = None) -> None:
+    """Write claims and overall, each as .csv, .md and .tex, into the folder of tables, from its runs.csv.
+
+    register, configuration: as `flare.analysis.registered.said` has them. If plan.csv is there, too, an undecided row
+    says what the seeds that would decide it cost.
+    """
     runs = read_table(folder, "runs")
     judged = judge(runs)
     overall.write(folder, runs, judged)
-    people = _as_text(judged)
+    people = _as_text(judged, _hours(folder))
     rules = [f"{name}: {claim.statement}. Rule: {claim.rule} ({claim.unit})." for name, claim in CLAIMS.items()]
-    lines = [*rules, GENERAL]
+    lines = [*rules, GENERAL, registered.said(register, configuration)]
     table = markdown(people, left=("claim", "experiment", "compared", "verdict"))
     write_whole(folder / "claims.csv", csv(judged))
     write_whole(folder / "claims.md", "\n".join([table, *(f"- {line}" for line in lines), ""]).encode())
     write_whole(folder / "claims.tex", latex(people, "llrlrrrrl", notes=lines).encode())
 
 
-def _as_text(judged: pd.DataFrame) -> pd.DataFrame:
+def _hours(folder: Path) -> dict[str, float]:
+    """By experiment the hours of a run, by the plan of the sweep; none without a plan."""
+    if not (folder / "plan.csv").exists():
+        return {}
+    plan = read_table(folder, "plan").dropna(subset=["hours", "runs"])
+    return dict(zip(plan["experiment"], plan["hours"] / plan["runs"], strict=True))
+
+
+def _as_text(judged: pd.DataFrame, hours: Mapping[str, float]) -> pd.DataFrame:
     """The judgement for people: what is compared in one column, the interval in one, the verdict with its reason."""
     rows: list[Any] = list(judged.itertuples(index=False))
     return pd.DataFrame(
@@ -113,16 +130,22 @@ def _as_text(judged: pd.DataFrame) -> pd.DataFrame:
             ],
             "p (Holm)": [NONE if math.isnan(row.p_holm) else f"{row.p_holm:.2g}" for row in rows],
             "n": judged["n"].astype("str"),
-            "verdict": [_verdict(row) for row in rows],
+            "verdict": [_verdict(row, hours) for row in rows],
         },
         dtype="str",
     )
 
 
-def _verdict(row: Any) -> str:
-    """The verdict with its reason, and what it would be if diverged runs counted."""
+def _verdict(row: Any, hours: Mapping[str, float]) -> str:
+    """The verdict with its reason, what more seeds cost, and what it would be if diverged runs counted."""
     otherwise = f"{row.verdict_if_chance} if they count as chance" if row.diverged and row.verdict_if_chance else ""
-    said = "; ".join(filter(None, (row.reason, otherwise)))
+    cost = ""
+    # Of a sparsity gain every keep of both methods would be run again.
+    if row.claim != "gain" and row.experiment in hours and row.seeds_to_decide > row.n:
+        more = int(row.seeds_to_decide) - row.n
+        runs = (4 if row.claim == "unavailable" else 2) * more
+        cost = f"{more} more: {runs} runs, {runs * hours[row.experiment]:.3g} hours"
+    said = "; ".join(filter(None, (row.reason, cost, otherwise)))
     return f"{row.verdict} ({said})" if said else str(row.verdict)
 
 

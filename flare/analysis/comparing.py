@@ -39,6 +39,8 @@ class Cell:
 
 
 Cells = dict[Any, Cell]  # by Key
+# What is not known of a gain that neither side has.
+_NUMBERS = ("difference", "low", "high", "p", "p_signflip", "seeds_to_decide")
 
 
 def cells_of(runs: pd.DataFrame) -> Cells:
@@ -100,7 +102,7 @@ def _sparser(key: Key, own: Cell, method: str, keeps: Mapping[str, Cell], nomina
         frame = _common(own, keeps[nominal])
         row |= _decide("sparser", frame[0] - frame[1], {METHOD: own, method: keeps[nominal]})
         reason = f"{method} {nominal} sends {times:.3g} times as much, and no other keep {SPARSER:g} times"
-        return row | {"verdict": "undecided", "reason": reason}
+        return row | {"verdict": "undecided", "reason": reason, "seeds_to_decide": math.nan}
     frame = _common(own, keeps[below], keeps[above])
     low, high = (math.log(keeps[keep].uplink) for keep in (below, above))
     share = (math.log(wanted) - low) / (high - low)
@@ -154,9 +156,9 @@ def _gain(experiment: str, epochs: int, dense: Cell, keeps: Mapping[str, dict[st
     lost = [f"{name}: {count} diverged" for name, count in gone.items()]
     decided = len(accuracy) >= SEEDS and not dense.diverged
     if lost and decided:
-        row |= {"verdict": "undecided", "reason": "; ".join(lost)}
+        row |= {"verdict": "undecided", "reason": "; ".join(lost), "seeds_to_decide": math.nan}
     if set(smallest.values()) == {"none"}:
-        row |= {"verdict": "undecided"} | dict.fromkeys(("difference", "low", "high", "p", "p_signflip"), math.nan)
+        row |= {"verdict": "undecided"} | dict.fromkeys(_NUMBERS, math.nan)
         if decided:
             said = f"neither reaches {percent(SHARE)} of dense fedavg at a keep of the sweep"
             row["reason"] = "; ".join([said, *lost])
@@ -262,7 +264,7 @@ def _decide(
     ratio = rule.unit == "ratio"
     threshold = math.log10(rule.threshold) if ratio else rule.threshold
     found = paired(values.to_numpy(dtype="float64"), threshold)
-    verdict, reason = _verdict(found, rule.threshold, threshold, rule.margin, compared)
+    verdict, reason, seeds = _verdict(found, rule.threshold, threshold, rule.margin, compared)
     chosen = {name: cell.tuned for name, cell in (tuned or compared).items()}
     only = ", ".join(name for name, cell in chosen.items() if cell) if not all(chosen.values()) else ""
     said = [reason, *notes, f"tuned: only {only}" if only else ""]
@@ -286,28 +288,32 @@ def _decide(
         "won_high": found.won_high,
         "detectable": shown(found.detectable),
         "diverged": sum(cell.diverged for cell in compared.values()),
+        "seeds_to_decide": math.nan if seeds is None else seeds,
     }
 
 
 def _verdict(
     found: Paired, asked: float, threshold: float, margin: float | None, compared: Mapping[str, Cell]
-) -> tuple[str, str]:
-    """What the interval decides, and why if it is nothing. asked: the threshold as the rule has it."""
+) -> tuple[str, str, int | None]:
+    """What the interval decides; if nothing, why, and how many seeds would, if that is known.
+
+    asked: the threshold as the rule has it.
+    """
     lost = [f"{name}: {cell.diverged} diverged" for name, cell in compared.items() if cell.diverged]
     if lost:
-        return "undecided", "; ".join(lost)
-    seeds = seeds_to_decide(found, threshold, margin) if found.n > 1 else 0
+        return "undecided", "; ".join(lost), None
+    seeds = seeds_to_decide(found, threshold, margin) if found.n > 1 else SEEDS
     would = f"more than {MOST_SEEDS:,}" if seeds is None else f"about {seeds}"
     if found.n < SEEDS:
         more = "" if seeds is not None and seeds <= SEEDS else f", {would} by their spread"
-        return "undecided", f"{found.n} seed{'s' * (found.n != 1)}, {SEEDS} needed{more}"
+        return "undecided", f"{found.n} seed{'s' * (found.n != 1)}, {SEEDS} needed{more}", seeds and max(seeds, SEEDS)
     if found.low > threshold:
-        return "supported", ""
+        return "supported", "", None
     if found.high < threshold:
-        return "refuted", ""
+        return "refuted", "", None
     if margin is not None and -margin < found.low and found.high < margin:
-        return "equal", ""
-    return "undecided", f"{asked:g} lies in the interval, {would} seeds would decide"
+        return "equal", "", None
+    return "undecided", f"{asked:g} lies in the interval, {would} seeds would decide", seeds
 
 
 def _plain(value: float) -> float:

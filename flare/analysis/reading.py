@@ -45,9 +45,9 @@ def expand(pattern: str) -> list[str]:
 def read_run(folder: Path, late: int = LATE) -> tuple[dict[str, Any], bytes]:
     """What the tables need of run.json, and rounds.csv; DataError, one line, if something is missing or mixed up.
 
-    Beside the columns of RUNS and COSTS: "digest", that of the run's settings; "settings", those of them that a family
-    of experiments shares; "versions", of what decides a run's bits; "made_from", what it was made from. late:
-    evaluations that its late accuracy is of.
+    Beside the columns of RUNS and COSTS: "config", the run's settings, and "digest", theirs; "settings", those of them
+    that a family of experiments shares; "versions", of what decides a run's bits; "made_from", what it was made from.
+    late: evaluations that its late accuracy is of.
     """
     found, rounds = read(folder)
     settings = found["config"]
@@ -65,7 +65,7 @@ def read_run(folder: Path, late: int = LATE) -> tuple[dict[str, Any], bytes]:
     record["late_accuracy"] = math.fsum(last) / len(last) if last else None
     delta = _values(rounds, _DELTA)
     record |= _traffic(record, settings, delta[-1] if delta and record["status"] == "finished" else None)
-    record["versions"] = found.get("versions")
+    record |= {"config": settings, "versions": found.get("versions")}
     record["made_from"] = found["made_from"] | {"engine": found.get("engine"), "commit": found.get("git_commit")}
     return record, rounds
 

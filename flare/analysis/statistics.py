@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.special
 import scipy.stats
 from numpy.typing import NDArray
 from scipy.special import stdtrit
@@ -133,6 +134,31 @@ def seeds_to_decide(found: Paired, threshold: float, margin: float | None) -> in
     half = stdtrit(n - 1.0, (1 + LEVEL) / 2) * found.spread / np.sqrt(n)
     enough = n[half < max(gaps) - NOISE]
     return int(enough[0]) if len(enough) else None
+
+
+def seeds_to_reach(p: float, n: int, level: float) -> int | None:
+    """How many seeds of the same mean and spread would bring Student's two-sided p of n seeds below 1 - level.
+
+    None: more than MOST_SEEDS.
+    """
+    t = stdtrit(n - 1.0, 1 - p / 2)
+    more = np.arange(n, MOST_SEEDS + 1)
+    enough = more[t * np.sqrt(more / n) > stdtrit(more - 1.0, (1 + level) / 2)]
+    return int(enough[0]) if len(enough) else None
+
+
+def expected_best(results: NDArray[np.float64], least: bool = False) -> list[float]:
+    """The mean of the best of 1, 2, … of the results over all choices of so many; least: the smallest is the best.
+
+    With v_1 <= … <= v_N the best of B is v_i in C(i - 1, B - 1) of C(N, B) choices: the closed form of Dodge et al.,
+    arXiv 1909.03004, section 3.1, without replacement. NaN, a trial without a result, counts as the worst there is.
+    """
+    sign = -1 if least else 1
+    known = sign * results[~np.isnan(results)]
+    n, worst = len(results), float(known.min()) if len(known) else math.nan
+    ordered = np.sort(np.append(known, [worst] * (n - len(known))))
+    shares = [scipy.special.comb(np.arange(n), b - 1) / scipy.special.comb(n, b) for b in range(1, n + 1)]
+    return [sign * float(share @ ordered) for share in shares]
 
 
 def fraction(keep: str) -> float:

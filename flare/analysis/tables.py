@@ -10,6 +10,7 @@
                  some of its settings. late_accuracy: the mean of its last evaluations. effective_keep and
                  the bits under other codes: `flare.analysis.sending`; the downlink of changes: its probe
     costs.csv    wall time, device and threads per run
+    settings.csv, .md, .tex   the settings that every cell's runs used: `flare.analysis.used`
     summary.csv  one row per cell (a run without its seed): see `summarise`
     summary.md, summary.tex   the same for people; the LaTeX table needs \\usepackage{booktabs}
 
@@ -20,6 +21,7 @@ those of `flare.columns`.
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -27,16 +29,34 @@ from typing import Any
 
 import pandas as pd
 
-from flare.analysis import origin, text
+from flare.analysis import origin, text, used
 from flare.analysis.reading import LATE, check_alike, check_code, check_digest, read_run, told
 from flare.analysis.statistics import fraction, t_interval
-from flare.columns import CELL, COSTS, IDENTITY, LABELS, OPTIONAL, ROUNDS, RUNS, SUMMARY, TRIALS, Columns
+from flare.columns import (
+    CELL,
+    CLAIMS,
+    COSTS,
+    IDENTITY,
+    LABELS,
+    OPTIONAL,
+    REACHED,
+    REFERENCE,
+    ROUNDS,
+    RUNS,
+    SETTINGS,
+    STUDIES,
+    SUMMARY,
+    TRIALS,
+    Columns,
+)
 from flare.errors import DataError, choose
 from flare.files import opened, write_whole
 from flare.settings import check_keep
+from flare.tuning.conclude import read_best
 
 # Those that are read again, by name; the last two are of one experiment each.
 _TABLES = {"rounds": ROUNDS, "runs": RUNS, "costs": COSTS, "summary": SUMMARY}
+_MADE_OF_THEM = {"reached": REACHED, "claims": CLAIMS, "reference": REFERENCE, "settings": SETTINGS, "studies": STUDIES}
 _OF_ONE = {"labels": LABELS, "trials": TRIALS}
 _TEXT = {name for table in (_TABLES | _OF_ONE).values() for name, kind in table.items() if kind is str}
 
@@ -47,13 +67,15 @@ def tabulate(
     settings: Sequence[str | None] | None = None,
     code: Sequence[str | None] | None = None,
     late: int = LATE,
+    tuning: Path | None = None,
 ) -> None:
     """Write all tables (see above) of the run folders into `output`, each file whole or not at all.
 
     settings, code: per folder, if they are known, the `settings_digest` and the digest of the code that its run must
     have. Nothing is written if a run is missing, given twice, is not the one its folder names, has other settings, does
     not say what it was made from, or was made from other things than the others (`check_alike`): DataError, one line.
-    late: evaluations at the end of a run whose mean is its late_accuracy.
+    late: evaluations at the end of a run whose mean is its late_accuracy. tuning: the folder of the studies, of which a
+    tuned cell's says its validation accuracy.
     """
     if not folders:
         raise DataError("tabulate: no runs given; at least one run folder")
@@ -73,25 +95,39 @@ def tabulate(
     check_alike(list(seen.values()), records)
     for line in told(records):
         print(f"WARNING: {line}", file=sys.stderr)
-    everything = pd.DataFrame(records)
+    everything = pd.DataFrame(records).drop(columns="config")
     everything["family"] = _families(everything)
     everything = everything.astype(_types_of_runs())
     summary = summarise(everything)
+    summary["validation_accuracy"] = _validated(everything, summary, tuning)
     write_whole(output / "rounds.csv", _join(rounds))
     write_whole(output / "runs.csv", text.csv(everything[list(RUNS)]))
     write_whole(output / "costs.csv", text.csv(everything[list(COSTS)]))
     write_whole(output / "summary.csv", text.csv(summary))
     write_whole(output / "summary.md", text.summary_in_markdown(summary).encode())
     write_whole(output / "summary.tex", text.summary_in_latex(summary).encode())
+    used.write(output, records)
     made = {
         _place(record): [record["made_from"][name] for name in ("settings", "code", "rounds")] for record in records
     }
-    origin.write(output, _TABLES, made, told(records), late)
+    origin.write(output, [*_TABLES, "settings"], made, told(records), late)
 
 
 def _place(record: Mapping[str, Any]) -> str:
     """Where a run lies below results/runs."""
     return "{experiment}/{method}/keep-{keep}/epochs-{local_epochs}/seed-{seed}".format(**record)
+
+
+def _validated(runs: pd.DataFrame, summary: pd.DataFrame, tuning: Path | None) -> list[float]:
+    """Per cell of the summary the validation accuracy of its study's best trial; NaN if there is none."""
+    out = []
+    tuned = {tuple(cell) for cell in runs.loc[runs["tuned"], list(CELL)].itertuples(index=False)}
+    for cell in summary[list(CELL)].itertuples(index=False):
+        folder = f"{cell.experiment}/{cell.method}/keep-{cell.keep}/epochs-{cell.local_epochs}"
+        known = tuning is not None and tuple(cell) in tuned
+        found = read_best(tuning / folder / "best.yaml") if tuning is not None and known else {}
+        out.append(float(found["value"]) if found.get("objective") == "accuracy" else math.nan)
+    return out
 
 
 def _types_of_runs() -> dict[str, str]:
@@ -132,7 +168,8 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     none: final_accuracy, best_accuracy (a maximum over the test set, so optimistic) and late_accuracy are means, in
     0..1, with the limits _low and _high of their t-interval (empty if n = 1; not cut off at 0 and 1); final_loss,
     compression (dense bits / uplink bits), effective_keep (entries sent / entries there are) and compression_total
-    (both ways) are means; uplink_bits and total_bits are the means in whole bits.
+    (both ways) are means; uplink_bits and total_bits are the means in whole bits. validation_accuracy, which `tabulate`
+    fills in, is that of the best trial of the cell's study.
 
     Order: experiments and, within one, methods as they first appear; keep descending, dense first; local_epochs.
     """
@@ -158,18 +195,20 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
         }
     )
     order = order.sort_values(list(order.columns))
+    out["validation_accuracy"] = math.nan
     return out.loc[order.index, list(SUMMARY)].reset_index(drop=True)
 
 
 def read(tables: Path, experiment: str | None = None, names: Collection[str] | None = None) -> dict[str, pd.DataFrame]:
     """The tables "rounds", "runs", "summary" and "costs" of a folder; of one experiment, if it is named, with its
-    "labels", its "trials" (no rows if nothing was tuned) and the "family", runs of all experiments of its family.
+    "labels", its "trials" (no rows if nothing was tuned), what it "reached" (no rows if `python -m flare reach` has not
+    said it) and the "family", runs of all experiments of its family.
 
     names: those that are wanted, instead of all. Raises DataError if a table is missing, ConfigError for an unknown
     experiment.
     """
     tables = Path(tables)
-    wanted = (*_TABLES, *_OF_ONE, "family") if names is None else names
+    wanted = (*_TABLES, *_OF_ONE, "reached", "family") if names is None else names
     out = {name: read_table(tables, name) for name in ("runs", "summary", "rounds", "costs") if name in wanted}
     if experiment is None:
         return out
@@ -181,6 +220,12 @@ def read(tables: Path, experiment: str | None = None, names: Collection[str] | N
     if "trials" in wanted:
         there = (tables / "trials" / f"{experiment}.csv").exists()
         out["trials"] = read_table(tables / "trials", experiment) if there else pd.DataFrame(columns=list(TRIALS))
+    if "reached" in wanted:
+        if (tables / "reached.csv").exists():
+            reached = read_table(tables, "reached")
+            out["reached"] = reached[reached["experiment"] == experiment].reset_index(drop=True)
+        else:
+            out["reached"] = pd.DataFrame(columns=list(REACHED))
     if "family" in wanted:
         family = runs.loc[runs["experiment"] == experiment, "family"].iloc[0]
         out["family"] = runs[runs["family"] == family].reset_index(drop=True)
@@ -190,13 +235,20 @@ def read(tables: Path, experiment: str | None = None, names: Collection[str] | N
 def read_table(tables: Path, name: str) -> pd.DataFrame:
     """One table of a folder by its name without .csv; DataError if it is missing or is not that table."""
     path = tables / f"{name}.csv"
-    needed = TRIALS if tables.name == "trials" else LABELS if name.startswith("labels/") else _TABLES.get(name, {})
+    needed = (
+        TRIALS
+        if tables.name == "trials"
+        else LABELS
+        if name.startswith("labels/")
+        else (_TABLES | _MADE_OF_THEM).get(name, {})
+    )
+    text_columns = {column for column, kind in needed.items() if kind is str} or _TEXT
     try:
         with opened(path) as file:
             table = pd.read_csv(
                 file,
                 # A column with empty fields is not int64.
-                dtype=dict.fromkeys(_TEXT, "str") | dict.fromkeys(OPTIONAL.get(name, ()), "Int64"),
+                dtype=dict.fromkeys(text_columns, "str") | dict.fromkeys(OPTIONAL.get(name, ()), "Int64"),
                 # An experiment may be called "NA"; only an empty field is a missing number.
                 keep_default_na=False,
                 na_values=[""],
@@ -217,11 +269,12 @@ def _check_columns(table: pd.DataFrame, needed: Columns) -> None:
     for column, kind in needed.items():
         if column not in table:
             raise DataError(f"no column {column}")
-        if kind is not str and not pd.api.types.is_numeric_dtype(table[column]):
+        if kind is not str and len(table) and not pd.api.types.is_numeric_dtype(table[column]):
             raise DataError(f"column {column} holds something else than numbers")
         if column in CELL and table[column].isna().any():
             raise DataError(f"column {column} has empty fields")
-    for keep in table["keep"].unique() if "keep" in needed else ():
+    # Of a claim it may be "none", the keep at which a method reaches what is asked.
+    for keep in table["keep"].unique() if "keep" in needed and needed is not CLAIMS else ():
         check_keep(keep)
     if needed is LABELS and (table[["client", "label", "samples"]].isna().any(axis=None) or table.empty):
         raise DataError("empty fields, or no rows")

@@ -32,7 +32,7 @@ def latex(people: pd.DataFrame, columns: str, notes: Sequence[str] = ()) -> str:
     """A table of text in LaTeX for the package booktabs, columns aligned as LaTeX spells it, with notes below it."""
     styler = people.style.format(escape="latex").format_index(escape="latex", axis=1).hide(axis="index")
     table = styler.to_latex(hrules=True, column_format=columns)
-    span = f"\\multicolumn{{{len(columns)}}}{{p{{\\linewidth}}}}"
+    span = f"\\multicolumn{{{len(people.columns)}}}{{p{{\\linewidth}}}}"
     escaped = [re.sub(r"([%_&#$])", r"\\\1", note) for note in notes]
     below = "".join(f"{span}{{\\footnotesize {note}}} \\\\\n" for note in escaped)
     table = table.replace("\\end{tabular}", below + "\\end{tabular}")
@@ -66,12 +66,18 @@ def summary_as_text(summary: pd.DataFrame) -> pd.DataFrame:
     def times(value: float) -> str:
         return NONE if pd.isna(value) else f"{value:,.0f}{TIMES}" if value >= 99.95 else f"{value:.3g}{TIMES}"
 
+    # Of what was tuned by its accuracy, that of the study's best trial.
+    validation: dict[str, list[str]] = {}
+    if summary["validation_accuracy"].notna().any():
+        shown = [NONE if pd.isna(value) else f"{100 * value:.2f}" for value in summary["validation_accuracy"]]
+        validation = {"validation (%)": shown}
     return pd.DataFrame(
         {
             "experiment": summary["experiment"],
             "method": summary["method"],
             "keep": summary["keep"],
             "E": summary["local_epochs"].astype("str"),
+            **validation,
             "accuracy (%)": accuracy("final_accuracy"),
             "late (%)": accuracy("late_accuracy"),
             "best, optimistic (%)": accuracy("best_accuracy"),
@@ -93,13 +99,14 @@ def summary_in_markdown(summary: pd.DataFrame) -> str:
 
 def summary_in_latex(summary: pd.DataFrame) -> str:
     """The summary as summary.tex has it."""
-    return latex(summary_as_text(summary), "lllrrrrrrl")
+    people = summary_as_text(summary)
+    return latex(people, "lll" + "r" * (len(people.columns) - 4) + "l")
 
 
 def show(summary: pd.DataFrame) -> str:
     """The summary for a terminal: aligned, at most 110 columns wide, a heading line per experiment."""
     people = summary_as_text(summary)
-    cells = people.drop(columns=["experiment", "best, optimistic (%)"])
+    cells = people.drop(columns=["experiment", "best, optimistic (%)", "validation (%)"], errors="ignore")
     widths = {name: max(map(len, (name, *cells[name]))) for name in cells}
     most = max(len("method"), _WIDTH - sum(2 + width for name, width in widths.items() if name != "method") - 2)
     cells["method"] = [_shorten(method, most) for method in cells["method"]]

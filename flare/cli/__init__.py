@@ -4,8 +4,8 @@ The rules of the workflow are thin calls of it. A wrong argument or setting is o
 work. Each command is two functions of one file, its parser (`add_...`) and what it does:
 
     run.py       fetch, train, propose, tune, count_labels
-    results.py   tabulate, plot, tabulate_studies, export_studies, show, render, judge, reach, gather_trials, compare,
-                 verify
+    results.py   tabulate, plot, tabulate_studies, export_studies, show, render, judge, reproduction, reach,
+                 gather_trials, compare, verify
     sweep.py     check, plan, status, sync_wandb, wandb_report
     readers.py   what reads a single argument
 
@@ -46,6 +46,7 @@ _COMMANDS = (
     results.add_show,
     results.add_render,
     results.add_judge,
+    results.add_reproduction,
     results.add_reach,
     results.add_gather_trials,
     sweep.add_status,

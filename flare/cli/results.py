@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 
 def add_tabulate(commands: Commands) -> None:
-    """tabulate RUNS... [--settings DIGEST...] [--code DIGEST...] [--late N] --output FOLDER"""
+    """tabulate RUNS... [--settings DIGEST...] [--code DIGEST...] [--late N] [--tuning FOLDER] --output FOLDER"""
     parser = commands.add_parser("tabulate", help="make the tables of some runs")
     _add_runs(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder of the tables")
     parser.add_argument(
         "--late", type=readers.whole(), default=5, help="last evaluations whose mean is a run's late accuracy (5)"
+    )
+    parser.add_argument(
+        "--tuning", type=Path, help="folder of the studies, which say a tuned cell's validation accuracy"
     )
     parser.set_defaults(command=tabulate)
 
@@ -32,24 +35,29 @@ def tabulate(chosen: argparse.Namespace) -> None:
     from flare.analysis import tables
 
     folders, settings, code = _runs(chosen)
-    tables.tabulate(folders, chosen.output, settings, code, chosen.late)
+    tables.tabulate(folders, chosen.output, settings, code, chosen.late, chosen.tuning)
 
 
 def add_plot(commands: Commands) -> None:
-    """plot FIGURE --experiment NAME --tables FOLDER --output FILE"""
-    parser = commands.add_parser("plot", help="draw one figure of one experiment")
+    """plot FIGURE [--experiment NAME] --tables FOLDER --output FILE"""
+    parser = commands.add_parser("plot", help="draw one figure of one experiment, or of all")
     parser.add_argument("figure", help="the name of a file of flare/figures")
-    parser.add_argument("--experiment", required=True)
+    parser.add_argument("--experiment", help="needed, but for a figure of all experiments")
     parser.add_argument("--tables", type=Path, required=True, help="folder of the tables")
     parser.add_argument("--output", type=Path, required=True, help="file name without .pdf and .png")
     parser.set_defaults(command=plot)
 
 
 def plot(chosen: argparse.Namespace) -> None:
-    """Draw one figure of one experiment."""
+    """Draw one figure of one experiment, or of all."""
     from flare import figures
 
     choose("figure", chosen.figure, figures.names())
+    if (chosen.experiment is None) != (chosen.figure in figures.whole()):
+        wanted = (
+            "is drawn of all experiments together" if chosen.experiment else "is of one experiment, which is missing"
+        )
+        raise ConfigError(f"--experiment: {chosen.figure} {wanted}")
     figures.save(chosen.figure, chosen.tables, chosen.experiment, chosen.output)
 
 
@@ -129,9 +137,10 @@ def render(chosen: argparse.Namespace) -> None:
 
 
 def add_judge(commands: Commands) -> None:
-    """judge [--tables FOLDER]"""
+    """judge [--tables FOLDER] [--registered FILE] [--configuration DIGEST]"""
     parser = commands.add_parser("judge", help="say what the runs say of the paper's claims")
     parser.add_argument("--tables", type=Path, default=Path("results/tables"), help="folder of the tables")
+    _add_registered(parser)
     parser.set_defaults(command=judge)
 
 
@@ -139,7 +148,31 @@ def judge(chosen: argparse.Namespace) -> None:
     """Judge the paper's claims by the runs."""
     from flare.analysis import claims
 
-    claims.write(chosen.tables)
+    claims.write(chosen.tables, chosen.registered, chosen.configuration)
+
+
+def add_reproduction(commands: Commands) -> None:
+    """reproduction RUNS... [--tables FOLDER] [--registered FILE] [--configuration DIGEST] --output FOLDER"""
+    parser = commands.add_parser("reproduction", help="write a reproduction report and a checklist of some runs")
+    parser.add_argument("runs", nargs="+", help="run folders; braces like seed-{1,2,3} are expanded")
+    parser.add_argument("--tables", type=Path, default=Path("results/tables"), help="folder of the tables")
+    _add_registered(parser)
+    parser.add_argument("--output", type=Path, required=True, help="folder of reproduction.md and checklist.md")
+    parser.set_defaults(command=reproduction)
+
+
+def reproduction(chosen: argparse.Namespace) -> None:
+    """Write a reproduction report and a checklist."""
+    from flare.analysis import reproduction as report
+    from flare.analysis.reading import expand
+
+    folders = [Path(folder) for pattern in chosen.runs for folder in expand(pattern)]
+    report.write(folders, chosen.tables, chosen.output, chosen.registered, chosen.configuration)
+
+
+def _add_registered(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--registered", type=Path, help="the pre-registration, which says what was planned")
+    parser.add_argument("--configuration", metavar="DIGEST", help="of the configuration as it is now")
 
 
 def add_reach(commands: Commands) -> None:

@@ -10,6 +10,7 @@ legend are in `flare.figures.style`. It may also have
                                  configuration's; without it, it always does. This function is read without the rest of
                                  the file, whose imports take seconds: it imports within itself what it needs.
     possible(tables)             the same, seen from what is in the tables
+    WHOLE                        True: it is drawn once, of all experiments together
 
 Nothing here imports matplotlib before a figure is drawn: Snakemake lists the figures every time it starts.
 """
@@ -112,9 +113,16 @@ def needs(name: str) -> Needs | None:
 
 
 def of(config: Mapping[str, Any], experiment: str) -> list[str]:
-    """The figures of an experiment of a checked configuration: all except those that need what it does not ask for."""
-    rules = {name: needs(name) for name in names()}
+    """The figures of an experiment of a checked configuration: all except those that need what it does not ask for, and
+    those of all experiments together.
+    """
+    rules = {name: needs(name) for name in names() if name not in whole()}
     return [name for name, rule in rules.items() if rule is None or rule(config["experiments"], experiment)]
+
+
+def whole() -> tuple[str, ...]:
+    """The figures that are drawn once, of all experiments together."""
+    return tuple(name for name in names() if constant(_file(name), "WHOLE"))
 
 
 def constant(file: Path, name: str) -> Any:
@@ -150,7 +158,8 @@ def paper() -> Iterator[None]:
 
 def possible(tables: dict[str, pd.DataFrame]) -> list[str]:
     """The figures that the tables of one experiment allow: those of `of`, seen from what is in the tables."""
-    return [name for name in names() if getattr(_module(name), "possible", lambda _: True)(tables)]
+    own = [name for name in names() if name not in whole()]
+    return [name for name in own if getattr(_module(name), "possible", lambda _: True)(tables)]
 
 
 def draw(name: str, tables: dict[str, pd.DataFrame]) -> Figure:
@@ -160,8 +169,8 @@ def draw(name: str, tables: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def save(name: str, tables: Path, experiment: str, output: Path) -> None:
-    """Draw a figure of one experiment from a folder of tables to `output`.pdf and `output`.png.
+def save(name: str, tables: Path, experiment: str | None, output: Path) -> None:
+    """Draw a figure of one experiment, or of all, from a folder of tables to `output`.pdf and `output`.png.
 
     Each file is whole or absent, and the same bytes for the same tables. Raises ConfigError for an unknown figure or
     experiment, DataError if a table is missing or lacks what the figure shows.

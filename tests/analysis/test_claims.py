@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import write_run, write_sweep
 
 from flare.analysis import claims, tables
-from flare.analysis.statistics import holm, signflip
+from flare.analysis.statistics import expected_best, holm, seeds_to_reach, signflip
 
 
 def cell(
@@ -142,7 +144,12 @@ def test_what_is_supported_alone_may_not_be_among_many() -> None:
     found = judged(FLARE, cell("topk", "1e-2", minus(*differences)), cell("ef21", "1e-2", minus(9, -9, 0)))
     row = only(found, baseline="topk")
     assert (row["verdict"], row["p_holm"]) == ("undecided", pytest.approx(2 * alone["p"]))
-    assert row["reason"] == "not after Holm's correction over 2 comparisons: would be supported"
+    assert (
+        row["reason"]
+        == "not after Holm's correction over 2 comparisons: would be supported, about 7 seeds would decide"
+    )
+    # t = 2.77 of six is 2.99 of seven such seeds, and half of 5 % asks for 2.97.
+    assert row["seeds_to_decide"] == 7 and math.isnan(alone["seeds_to_decide"])
     # A row that too few seeds, or a diverged run, leave undecided is none of the comparisons.
     few = judged(FLARE, cell("topk", "1e-2", minus(*differences)), cell("ef21", "1e-2", [1, 2, 3]))
     assert only(few, baseline="topk")["verdict"] == "supported" and math.isnan(only(few, baseline="ef21")["p_holm"])
@@ -399,7 +406,7 @@ def test_the_tables_state_their_rules_and_are_the_same_bytes_again(tmp_path: Pat
     assert first_row[:4] == ["better", "fashion-fc", "1", "flare 1e-2, topk"]
     body = latex.split("\\midrule\n")[1].split("\\bottomrule\n")
     assert len(body[0].splitlines()) == len(table) and "few\\_answer" in body[0]
-    assert body[1].count("\\multicolumn{9}") == len(claims.CLAIMS) + 1 and body[1].endswith("\\end{tabular}\n")
+    assert body[1].count("\\multicolumn{9}") == len(claims.CLAIMS) + 2 and body[1].endswith("\\end{tabular}\n")
     assert latex.count("{") == latex.count("}") and latex.isascii()
 
 
@@ -417,3 +424,30 @@ def test_a_thousand_cells_take_seconds() -> None:
     found = judged(*rows)
     assert time.process_time() - started < 10
     assert len(found) == 4 * 4 * (45 + 36)
+
+
+def test_the_expected_best_of_some_of_the_trials() -> None:
+    nan = float("nan")
+    # Of 1, 2, 3, 4: of one the mean; of two 2, 3, 3, 4, 4, 4 are the best.
+    assert expected_best(np.array([3.0, 1.0, 4.0, 2.0])) == pytest.approx([2.5, 20 / 6, 3.75, 4])
+    assert expected_best(np.array([3.0, 1.0, 4.0, 2.0]), least=True) == pytest.approx([2.5, 10 / 6, 1.25, 1])
+    # A trial without a result is as bad as the worst; with none there is nothing to say.
+    assert expected_best(np.array([2.0, nan, 1.0])) == pytest.approx([4 / 3, 5 / 3, 2])
+    assert expected_best(np.array([2.0, nan, 1.0]), least=True) == pytest.approx([5 / 3, 4 / 3, 1])
+    assert np.isnan(expected_best(np.array([nan, nan]))).all()
+    # By all choices of three of seven.
+    values = np.array([0.3, 0.7, 0.1, 0.9, 0.4, 0.4, 0.2])
+    every = [max(chosen) for chosen in itertools.combinations(values, 3)]
+    assert expected_best(values)[2] == pytest.approx(sum(every) / len(every))
+
+
+def test_how_many_seeds_would_bring_p_below_a_level() -> None:
+    # Six differences of mean 1 and standard deviation 1: t is 6 ** 0.5, p 0.058; of n such it is n ** 0.5.
+    p = 2 * float(scipy.stats.t.sf(6**0.5, 5))
+    for level in (0.95, 1 - 0.05 / 6):
+        found = seeds_to_reach(p, 6, level)
+        assert found is not None
+        below = [2 * scipy.stats.t.sf(n**0.5, n - 1) < 1 - level for n in (found - 1, found)]
+        assert below == [False, True]
+    assert seeds_to_reach(0.01, 6, 0.95) == 6
+    assert seeds_to_reach(0.99, 6, 0.95) is None

@@ -34,12 +34,19 @@ CELLS = {
 }
 
 
+def seeds_of(experiment: str) -> list[int]:
+    """Six, of which a claim can be decided; ten of what is cheap."""
+    cheap = experiment in ("fc-1e-6", "cnn") or experiment.startswith("unavailability")
+    return list(range(1, 11 if cheap else 7))
+
+
 def test_the_papers_runs() -> None:
     counted: dict[str, int] = {}
     for run in RUNS:
         counted[run.experiment] = counted.get(run.experiment, 0) + 1
-    assert counted == {name: 5 * cells for name, cells in CELLS.items()}
-    assert len(RUNS) == len({run.folder for run in RUNS}) == 880
+    assert counted == {name: len(seeds_of(name)) * cells for name, cells in CELLS.items()}
+    # 52 of the 176 cells ten times, the others six times.
+    assert len(RUNS) == len({run.folder for run in RUNS}) == 1264
 
 
 @pytest.mark.parametrize(
@@ -71,7 +78,7 @@ def test_the_papers_settings(experiment: str, expected: str) -> None:
     said += [",".join(given["keep"]), ",".join(map(str, given["local_epochs"]))]
     said += [pull[k] for k in ("tau", "tau_decay", "pull_steps")]
     assert " ".join(map(str, said)) == expected
-    assert pull["percentile"] == 50 and given["evaluate_every"] == 10 and given["seeds"] == [1, 2, 3, 4, 5]
+    assert pull["percentile"] == 50 and given["evaluate_every"] == 10 and given["seeds"] == seeds_of(experiment)
     each = {"mnist": 600, "cifar10": 12500, "cifar100": 12500}.get(given["dataset"])
     assert given["partition"].get("samples_per_client") == each
     assert given.get("shuffle", False) == (given["model"] == "gru")
@@ -96,7 +103,7 @@ def test_snakemake_plans_the_paper_in_less_than_30_seconds(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     ended = os.times()  # of the processor, as the machine may be busy
     assert ended.children_user + ended.children_system - began.children_user - began.children_system < 30
-    assert re.search(rf"^train +{5 * sum(CELLS.values())}$", done.stdout, re.MULTILINE)
+    assert re.search(rf"^train +{len(RUNS)}$", done.stdout, re.MULTILINE)
     assert re.search(r"^fetch +4$", done.stdout, re.MULTILINE)
 
 

@@ -25,6 +25,7 @@ from flare.errors import ConfigError, DataError
 from flare.runs.record import size
 
 FILES = ("rounds.csv", "runs.csv", "costs.csv", "summary.csv", "summary.md", "summary.tex", "made_from.json")
+FILES += ("settings.csv", "settings.md", "settings.tex")
 EVALUATED = [0, 10]
 
 

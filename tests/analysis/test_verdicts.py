@@ -50,3 +50,20 @@ def test_too_few_seeds_say_nothing_and_a_clear_difference_is_seen(verdicts: Any,
     ten = pd.read_csv(tmp_path / "claims.csv")
     assert (ten["verdict"] == "supported").mean() > 0.8
     assert len(tables.read_table(tmp_path, "runs")) == 1000
+
+
+def test_the_bars_are_checked_from_the_rows(verdicts: Any) -> None:
+    names = ("coverage", "supported", "refuted", "equal", "supported alone", "refuted alone")
+
+    def row(difference: float, *shares: float, seeds: int = 6) -> dict[str, Any]:
+        return {"shape": "normal", "difference": difference, "seeds": seeds} | dict(zip(names, shares, strict=True))
+
+    none = row(0.0, 0.96, 0.01, 0.02, 0.3, 0.02, 0.04)
+    margin = row(1.0, 0.92, 0.5, 0.0, 0.05, 0.6, 0.01)
+    clear = row(4.0, 0.94, 0.9, 0.0, 0.0, 1.0, 0.0)
+    five = row(0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, seeds=5)
+    [found] = verdicts.bars([five, none, margin, clear])
+    # coverage: the mean; false: 2 % refuted of no difference; equal, wrong: at the margin; then power.
+    assert found == ["normal", "6", "94.0", "2.0", "4.0", "5.0", "90.0", "60.0", "30.0", "yes"]
+    for worse in ({"coverage": 0.91}, {"refuted": 0.026}, {"equal": 0.051}):
+        assert verdicts.bars([none, margin | worse, clear])[0][-1] == "no", worse

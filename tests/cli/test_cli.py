@@ -27,6 +27,7 @@ COMMANDS = [
         "show",
         "render",
         "judge",
+        "reproduction",
         "reach",
         "gather_trials",
         "status",

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from synthetic import DENSE_BITS, write_labels, write_run, write_trials
 
 from flare import figures
-from flare.analysis import tables
+from flare.analysis import reached, tables
 
 # t(0.975, 2) / sqrt(3): the interval of a number and those as far below and above it is this times that distance.
 T = 4.302652729911275 / math.sqrt(3)
@@ -44,6 +44,7 @@ def hand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lost = {"method": "flare", "keep": "1e-2", "evaluated": [0, 10], "accuracies": [0.6], "diverged_round": 7}
     runs.append(write_run(folder, experiment="full", family="full", seed=4, staleness=True, **lost))
     tables.tabulate(runs, folder / "tables")
+    reached.write(folder / "tables")
     write_labels(folder / "tables", "full", clients=3, classes=4)
     write_trials(folder / "tables", "full", {"flare": {"tau": [1, 2, 3, 4], "percentile": [10, 20, 30, 40]}})
     return folder / "tables"
@@ -264,6 +265,88 @@ def test_importance(hand: Path) -> None:
     assert [label.get_text() for label in ax.get_yticklabels()] == ["FLARE: tau", "FLARE: percentile"]
 
 
+def test_budget(hand: Path) -> None:
+    """Four trials of 50, nothing, nothing and 65 %: those without a result count as 50. Of one of them 65 is the best
+    in a quarter, of two in half, of three in three quarters.
+    """
+    axes = panels(hand, "budget")
+    assert [ax.get_title() for ax in axes] == ["keep = 1e-2", "keep = 1e-3"]
+    for ax in axes:
+        check(ax, curves=[[(1, 53.75), (2, 57.5), (3, 61.25), (4, 65)]])
+
+
+def test_sensitivity(hand: Path) -> None:
+    """tau of 1 and 4 have 50 and 65 %, from 3 below to 2 above; two keeps that have the same."""
+    tau, percentile = panels(hand, "sensitivity")
+    assert (tau.get_title(), percentile.get_title()) == ("tau", "percentile")
+    ring, band = [(4, 65)], [(1, 47, 52), (4, 62, 67)]
+    check(tau, curves=[[(1, 50), (4, 65)]] * 2, points=[ring] * 2, bands=[band] * 2)
+    check(
+        percentile, curves=[[(10, 50), (40, 65)]] * 2, points=[[(40, 65)]] * 2, bands=[[(10, 47, 52), (40, 62, 67)]] * 2
+    )
+
+
+def test_sensitivity_shows_the_best_of_every_eighth(hand: Path) -> None:
+    found = tables.read(hand, "full")
+    one = found["trials"][(found["trials"]["setting"] == "tau") & (found["trials"]["keep"] == "1e-2")]
+    values = (1.0, 1.1, 1.2, 1.5, 9.0)  # eighths of 1 wide: the first three are in one
+    results = (0.3, 0.6, 0.5, 0.2, 0.4)
+    rows = [
+        one.iloc[:1].assign(value=str(v), result=r, lowest=r, highest=r) for v, r in zip(values, results, strict=True)
+    ]
+    found["trials"] = pd.concat(rows, ignore_index=True)
+    (ax,) = figures.draw("sensitivity", found).axes
+    assert read(ax)["curves"] == [[(1.1, 60), (9, 40)]]
+    # On a logarithmic axis 1 to 81 is eight times a factor of 3 ** 0.5.
+    found["trials"]["value"] = ["1", "1.7", "1.8", "80", "81"]
+    (ax,) = figures.draw("sensitivity", found).axes
+    assert read(ax)["curves"] == [[(1.7, 60), (1.8, 50), (81, 40)]]
+
+
+def test_reached(hand: Path) -> None:
+    """Dense FedAvg's late accuracy is 56.5 %: of 50.85, 53.7 and 55.9 % all are there at round 10, the second
+    evaluation, except one of three at E = 1, which diverged, and is outvoted. At E = 4 there is no dense reference.
+    """
+    axes = panels(hand, "reached")
+    rounds, uplink, total, steps, seconds = axes
+    dense, sparse = [(11, 0)], [(11, 1)]
+    check(rounds, curves=[dense * 3, sparse * 3], points=[dense] * 3 + [sparse] * 3)
+    points = [[(11 * DENSE, 0)]] * 3 + [[(11 * SPARSE, 1)]] * 3
+    assert flat(read(uplink)["points"]) == pytest.approx(flat(points))
+    assert read(total)["points"][3] == [pytest.approx((11 * (SPARSE + DENSE), 1))]
+    # A client sends a tenth of it at 10 Mbit/s, is sent as much at 50, and waits twice 50 ms a round.
+    assert read(seconds)["points"][0] == [pytest.approx((11 * (DENSE * 0.8 * (1 / 10 + 1 / 50) + 0.1), 0))]
+    assert "points" not in read(steps)  # which the runs do not say
+    assert [label.get_text() for label in rounds.get_yticklabels()] == ["FedAvg dense", "FLARE 1e-2"]
+
+
+def test_what_is_never_reached_is_an_arrow(hand: Path) -> None:
+    found = tables.read(hand, "full")
+    costs = ["rounds", "uplink_bits", "total_bits", "client_steps", "seconds"]
+    found["reached"].loc[found["reached"]["target"] == "99 % of fedavg", costs] = math.nan
+    axes = figures.draw("reached", found).axes
+    for ax in axes:
+        arrows = [line for line in ax.lines if line.get_marker() == ">"]
+        assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in arrows] == [(0.99, 0), (0.99, 1)]
+    assert len(read(axes[0])["points"]) == 2 * 2 + 2
+
+
+def test_overall(hand: Path) -> None:
+    """Scores at E = 1 over dense FedAvg's 56.5 %: 55 and 58 of its own, 45 and 48 of FLARE, and a guess of 10 %."""
+    profile, means = panels(hand, "overall")
+    own, flare = (55 / 0.565, 58 / 0.565), (10 / 0.565, 45 / 0.565, 48 / 0.565)
+    steps = [
+        [(own[0], 100), (own[1], 50), (own[1], 0)],
+        [(flare[0], 100), (flare[1], 200 / 3), (flare[2], 100 / 3), (flare[2], 0)],
+    ]
+    check(profile, curves=steps)
+    bars = read(means)["bars"]
+    # Of two the mean, of three, too: a quarter of them is less than one.
+    assert [bar[0][1] for bar in bars] == pytest.approx([100, sum(flare) / 3])
+    assert all(bar[0][2] <= bar[0][1] <= bar[0][3] for bar in bars)
+    assert [label.get_text() for label in means.get_xticklabels()] == ["dense", "1e-2"]
+
+
 def test_labels(hand: Path) -> None:
     ax, bar = panels(hand, "labels")
     expected = [
@@ -282,9 +365,16 @@ LABELS = {
     "accuracy_by_round": ({ROUND}, {"test accuracy (%)"}),
     "accuracy_by_total": ({"total, all clients (MB)"}, {"best test accuracy so far (%)"}),
     "accuracy_by_uplink": ({"uplink, all clients (MB)"}, {"best test accuracy so far (%)"}),
+    "budget": ({"trials"}, {"expected best\nvalidation accuracy (%)"}),
     "compute_cost": ({"keep (fraction sent)"}, {"wall time (s / round)"}),
     "importance": ({"share in the objective's variance"}, {"setting"}),
     "labels": ({"class"}, {"client", "samples"}),
+    "overall": (
+        {"accuracy, share of dense fedavg's (%)", "keep (fraction sent)"},
+        {"runs with at\nleast as much (%)", "accuracy, share of\ndense fedavg's (%)"},
+    ),
+    "reached": ({"rounds", "uplink\n(MB)", "both ways\n(MB)", "client\nsteps", "seconds"}, {"cell"}),
+    "sensitivity": ({"value of the setting"}, {"validation accuracy (%)"}),
     "staleness": ({ROUND}, {"staleness\n(rounds)", "memory\nnorm"}),
     "tuning": ({"value of the setting"}, {"validation accuracy (%)"}),
 }

@@ -21,7 +21,7 @@ from matplotlib.transforms import Bbox
 from synthetic import write_labels, write_run, write_sweep, write_trials
 
 from flare import algorithms, figures
-from flare.analysis import tables
+from flare.analysis import reached, tables
 from flare.errors import ConfigError, DataError
 from flare.figures.style import looks as style
 
@@ -47,13 +47,17 @@ ONLY = {
     "accuracy_by_available": ["two-keeps"],
     "accuracy_by_local_epochs": ["local-epochs"],
     "compute_cost": ["two-keeps", "local-epochs"],  # drawn as accuracy_by_keep is
+    # Of all experiments, if they have a dense reference.
+    "overall": ["two-keeps", "five-keeps-six-methods", "local-epochs", "diverged", "three-keeps", "dense-only"],
     "labels": [*SWEEPS][:4],
     "staleness": [name for name in (*SWEEPS, "three-rounds") if not name.endswith("-answer")],
     "tuning": ["two-keeps", "diverged"],
+    "budget": ["two-keeps", "diverged"],
+    "sensitivity": ["two-keeps", "diverged"],
     "importance": ["diverged"],
 }
 # One sweep for each figure.
-SAMPLE = {"tuning": "two-keeps", "importance": "diverged"}
+SAMPLE = {"importance": "diverged"} | dict.fromkeys(("tuning", "budget", "sensitivity", "reached"), "two-keeps")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(folder, experiment="three-rounds", seed=seed, evaluated=range(3), staleness=True) for seed in (1, 2)
     ]
     tables.tabulate(runs, folder / "tables")
+    reached.write(folder / "tables")
     for number, name in enumerate((*SWEEPS, "three-rounds")):
         write_labels(folder / "tables", name, clients=(10, 1, 4, 100)[number % 4], classes=(10, 86)[number % 5 == 3])
     values = {"tau": [1e-3, 0.5, 0.1, 0.013], "pull_steps": [1, "all", 2, 1]}
@@ -179,7 +184,7 @@ def test_a_figure_that_needs_what_was_not_asked_for_is_not_drawn(tmp_path: Path)
         "fewest": {**plain, "available": 3},
         "tuned": {**plain, "clients": 9, "methods": {"flare": {"tau": {"log": [1e-3, 1]}}}},
     }
-    always = [name for name in figures.names() if figures.needs(name) is None]
+    always = [name for name in figures.names() if figures.needs(name) is None and name not in figures.whole()]
     assert always
     found = {name: sorted({*figures.of({"experiments": asked}, name)} - {*always}) for name in asked}
     assert found == {
@@ -188,7 +193,7 @@ def test_a_figure_that_needs_what_was_not_asked_for_is_not_drawn(tmp_path: Path)
         "more": ["accuracy_by_local_epochs"],
         "fewer": [],
         "fewest": [],
-        "tuned": ["tuning"],
+        "tuned": ["budget", "sensitivity", "tuning"],
     }
 
 
@@ -197,6 +202,7 @@ def test_figures_that_the_tables_allow_are_those_that_were_asked_for(results: Pa
         asked = [
             name for name in figures.names() if name in ("compute_cost", "labels") or (sweep, name) in pairs([name])
         ]
+        asked = [name for name in asked if name not in figures.whole()]
         if sweep == "all-diverged":  # before the first measurement
             asked.remove("staleness")
         assert figures.possible(tables.read(results / "tables", sweep)) == asked
@@ -664,8 +670,8 @@ import sys
 from pathlib import Path
 from flare import figures
 for name in figures.names():
-    sweep = {"tuning": "two-keeps", "importance": "diverged"}.get(name, "one-keep")
-    figures.save(name, Path(sys.argv[1]), sweep, Path(sys.argv[2]) / name)
+    sweep = eval(sys.argv[3]).get(name, "one-keep")
+    figures.save(name, Path(sys.argv[1]), None if name in figures.whole() else sweep, Path(sys.argv[2]) / name)
 """
 
 
@@ -675,14 +681,15 @@ def test_saved_figures_are_the_same_bytes_whenever_they_are_drawn(
     for folder in ("1", "2"):
         (tmp_path / folder).mkdir()
     with subprocess.Popen(
-        [sys.executable, "-c", SAVE_ALL, str(results / "tables"), str(tmp_path / "1")],
+        [sys.executable, "-c", SAVE_ALL, str(results / "tables"), str(tmp_path / "1"), repr(SAMPLE)],
         cwd=Path(figures.__file__).parents[2],
         # Another order of sets, another day, another user's settings.
         env={**os.environ, "PYTHONHASHSEED": "1", "SOURCE_DATE_EPOCH": "1", "MPLBACKEND": "svg"},
     ) as other:
         monkeypatch.setenv("SOURCE_DATE_EPOCH", "2")
         for name in figures.names():
-            figures.save(name, results / "tables", SAMPLE.get(name, "one-keep"), tmp_path / "2" / name)
+            sweep = None if name in figures.whole() else SAMPLE.get(name, "one-keep")
+            figures.save(name, results / "tables", sweep, tmp_path / "2" / name)
     assert other.returncode == 0
     written = sorted(path.name for path in (tmp_path / "1").iterdir())
     assert written == sorted(f"{name}.{format_}" for name in figures.names() for format_ in ("pdf", "png"))

@@ -55,14 +55,37 @@ BEST = "results/tuning/small/topk/keep-5e-2/epochs-1/best.yaml"
 
 TRIED = {"tune_train:topk", "tune:ef21"}
 TRAINED = {f"train:{method}" for method in ("fedavg", "flare", "topk", "ef21")}
-PAGES = {f"render:{table}" for table in ("claims", "summary", "overall", "reached", "reference", "studies")}
-# What is made from the runs' files: nothing else can change then.
-FROM_RUNS = {"tabulate", "compare", "judge", "reach", "execute", "report", *(PAGES - {"render:studies"})}
-FROM_RUNS |= {
-    f"plot:{name}" for name in ("accuracy_by_keep", "accuracy_by_round", "accuracy_by_total", "accuracy_by_uplink")
+REPORTS = {"reproduction", "render:reproduction", "render:checklist"}
+PAGES = {
+    f"render:{table}"
+    for table in (
+        "reproduction",
+        "checklist",
+        "claims",
+        "summary",
+        "overall",
+        "reached",
+        "reference",
+        "settings",
+        "studies",
+    )
 }
-FROM_RUNS |= {"plot:compute_cost", "plot:labels", "plot:tuning"}
-FROM_STUDIES = {"gather_trials", "tabulate_studies", "export_studies", "render:studies", "plot:tuning", "report"}
+# What is made from the runs' files: nothing else can change then.
+FROM_RUNS = {
+    "reproduction",
+    "tabulate",
+    "compare",
+    "judge",
+    "reach",
+    "plot_whole:overall",
+    "execute",
+    "report",
+    *(PAGES - {"render:studies"}),
+}
+FROM_RUNS |= {f"plot:accuracy_by_{name}" for name in ("keep", "round", "total", "uplink")}
+FROM_RUNS |= {f"plot:{name}" for name in ("budget", "compute_cost", "labels", "reached", "sensitivity", "tuning")}
+FROM_STUDIES = {"gather_trials", "tabulate_studies", "export_studies", "render:studies", "report", *REPORTS}
+FROM_STUDIES |= {"plot:budget", "plot:sensitivity", "plot:tuning"}
 FROM_TRIALS = {"tune:topk", "train:topk", "train:ef21"} | FROM_STUDIES | FROM_RUNS
 LABELS = {"count_labels", "plot:labels", "execute", "report"}
 EVERYTHING = TRAINED | TRIED | FROM_TRIALS
@@ -120,16 +143,16 @@ CODE: dict[str, tuple[list[tuple[str, str, str]], set[str]]] = {
     ),
     "claims": (
         [("analysis/claims.py", "round(value, 2)", "round(value, 3)")],
-        {"judge", "render:claims", "render:overall", "execute", "report"},
+        {"judge", "render:claims", "render:overall", "execute", "report", *REPORTS},
     ),
     "reference": (
         [("analysis/reference.py", "len(pair[1])", "-len(pair[1])")],
-        {"compare", "render:reference", "report"},
+        {"compare", "render:reference", "report", *REPORTS},
     ),
     "pages": ([("analysis/pages.py", "escape=True", "escape=False")], {*PAGES, "report"}),
     "points": (
         [("figures/style/points.py", "capsize=2", "capsize=3")],
-        {"plot:accuracy_by_keep", "plot:compute_cost", "report"},
+        {"plot:accuracy_by_keep", "plot:compute_cost", "plot_whole:overall", "report"},
     ),
     "curves": (
         [("figures/style/curves.py", "alpha=0.18", "alpha=0.2")],
@@ -171,7 +194,7 @@ def test_a_comment_in_a_method_trains_nothing(planner: Planner) -> None:
 
 def test_another_reference_plans_the_comparison_and_what_shows_it(planner: Planner) -> None:
     with changed(planner.tree / "config/reference.csv", "0.8439", "0.8440"):
-        assert names(planner) == {"compare", "render:reference", "report"}
+        assert names(planner) == {"compare", "render:reference", "report", *REPORTS}
 
 
 def test_another_notebook_or_caption_plans_the_pages_that_show_it(planner: Planner) -> None:

@@ -59,6 +59,11 @@ def test_everything_asked_for_is_made(sweep: Path) -> None:
         assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == 1
     assert len(pd.read_csv(sweep / "results/tables/runs.csv")) == len(runs) == 4
     assert len(pd.read_csv(sweep / "results/tables/rounds.csv")) == 4 * len(runs)
+    assert json.loads((sweep / "results/preregistration.json").read_text())["finished_runs"] == 0
+    for page in ("claims.md", "../reproduction.md"):
+        said = (sweep / "results/tables" / page).read_text()
+        assert "were written down before the first run; unchanged since." in said
+    assert "| Runs of every cell | 2 | tables/runs.csv |" in (sweep / "results/checklist.md").read_text()
     for name in figures.of(CONFIG, "small"):
         for suffix, magic in ((".pdf", b"%PDF"), (".png", b"\x89PNG")):
             assert (sweep / f"results/figures/small/{name}{suffix}").read_bytes().startswith(magic)
@@ -78,8 +83,9 @@ def test_one_core_and_another_order_give_the_same_bytes(sweep: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert sorted(order(tmp_path)[:2]) == sorted(last)
     assert results(tmp_path) == results(sweep)
-    # Tables: rounds, runs, labels; summary, claims, overall, reached in three formats, reference in two; and pages.
-    assert len(results(sweep)) == 2 * 4 + 3 + 4 * 3 + 2 + 5 + 2 * (len(figures.of(CONFIG, "small")) - 1)
+    # Tables: rounds, runs, labels; summary, claims, overall, reached, settings in three formats, reference two. Pages.
+    drawn = len(figures.of(CONFIG, "small")) - 1 + len(figures.whole())
+    assert len(results(sweep)) == 2 * 4 + 3 + 5 * 3 + 2 + 6 + 2 * drawn
 
 
 def test_nothing_is_left_to_do(sweep: Path) -> None:
@@ -145,7 +151,7 @@ def test_a_changed_setting_plans_only_the_runs_it_touches(sweep: Path) -> None:
         f"train:small/flare/keep-5e-2/epochs-1/seed-{seed}" for seed in (1, 2)
     ]
     assert set(jobs) - {job for job in jobs if job.startswith("train")} == {
-        *("tabulate", "compare", "judge", "reach", "render", "plot", "execute", "report")
+        *("tabulate", "compare", "judge", "reach", "reproduction", "render", "plot", "plot_whole", "execute", "report")
     }
 
 

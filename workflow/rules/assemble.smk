@@ -7,6 +7,7 @@ from flare.analysis.level import LEVEL, percent
 rule tabulate:
     input:
         lambda w: expand(f"{RESULTS}/runs/{{run}}/{{file}}", run=at_hand(), file=("run.json", "rounds.csv")),
+        studies=lambda w: expand(f"{RESULTS}/tuning/{{study}}/best.yaml", study=studies_at_hand()),
         code=code("analysis/tables"),
     output:
         rounds=f"{TABLES}/rounds.csv",
@@ -14,6 +15,7 @@ rule tabulate:
         costs=report(f"{TABLES}/costs.csv", **about("costs (csv)", "costs")),
         summary=f"{TABLES}/summary.csv",
         texts=multiext(f"{TABLES}/summary", ".md", ".tex"),
+        used=multiext(f"{TABLES}/settings", ".csv", ".md", ".tex"),
         made_from=f"{TABLES}/made_from.json",
     log:
         f"{RESULTS}/logs/tabulate.log",
@@ -25,9 +27,11 @@ rule tabulate:
         settings=lambda wildcards: digests(of_settings),
         code=lambda wildcards: digests(code_of_run),
         late=config.get("late_evaluations", 5),
+        tuning=f"{RESULTS}/tuning",
     shell:
         "python -m flare tabulate {params.runs:q} --settings {params.settings:q} --code {params.code:q}"
-        ' --late {params.late} --output "$(dirname {output.runs:q})" > {log:q} 2>&1 || exit $?'
+        " --late {params.late} --tuning {params.tuning:q}"
+        ' --output "$(dirname {output.runs:q})" > {log:q} 2>&1 || exit $?'
         "; grep WARNING: {log:q} >&2 || true"
 
 
@@ -44,8 +48,13 @@ rule judge:
         f"{RESULTS}/logs/judge.log",
     conda:
         ENV
+    params:
+        # What was planned before the first run: written once, so it is no input.
+        registered=f"{RESULTS}/preregistration.json",
+        configuration=registered.digest(config),
     shell:
-        'python -m flare judge --tables "$(dirname {output.csv:q})" > {log:q} 2>&1'
+        'python -m flare judge --tables "$(dirname {output.csv:q})" --registered {params.registered:q}'
+        " --configuration {params.configuration} > {log:q} 2>&1"
 
 
 # What it costs to get to an accuracy.
@@ -93,10 +102,34 @@ rule compare:
         ' --output "$(dirname {output.csv:q})/reference" > {log:q} 2>&1'
 
 
+# A report of the reproduction, and a checklist, from the tables and the runs' records.
+rule reproduction:
+    input:
+        lambda w: expand(f"{RESULTS}/runs/{{run}}/run.json", run=at_hand()),
+        tables=[rules.tabulate.output, rules.judge.output, rules.reach.output, rules.compare.output],
+        studies=f"{TABLES}/studies.csv" if STUDIES else [],
+        code=code("analysis/reproduction"),
+    output:
+        f"{RESULTS}/reproduction.md",
+        f"{RESULTS}/checklist.md",
+    log:
+        f"{RESULTS}/logs/reproduction.log",
+    conda:
+        ENV
+    params:
+        runs=lambda wildcards: list(patterns()),
+        tables=TABLES,
+        registered=f"{RESULTS}/preregistration.json",
+        configuration=registered.digest(config),
+    shell:
+        "python -m flare reproduction {params.runs:q} --tables {params.tables:q} --registered {params.registered:q}"
+        ' --configuration {params.configuration} --output "$(dirname {output[0]:q})" > {log:q} 2>&1'
+
+
 # A table as a page of the report.
 rule render:
     input:
-        table=f"{TABLES}/{{table}}.md",
+        table=lambda w: f"{RESULTS if w.table in ('reproduction', 'checklist') else TABLES}/{w.table}.md",
         code=code("analysis/pages"),
     output:
         report(
@@ -160,6 +193,7 @@ rule plot:
         runs=rules.tabulate.output.runs,
         labels=lambda w: rules.count_labels.output if "labels" in figures.reads(w.figure) else [],
         trials=lambda w: rules.gather_trials.output if "trials" in figures.reads(w.figure) else [],
+        reached=lambda w: rules.reach.output.csv if "reached" in figures.reads(w.figure) else [],
         code=lambda w: code(f"figures/{w.figure}", *looks(w.experiment)),
     output:
         pdf=f"{RESULTS}/figures/{{experiment}}/{{figure}}.pdf",
@@ -178,6 +212,30 @@ rule plot:
     shell:
         "python -m flare plot {wildcards.figure} --experiment {wildcards.experiment}"
         ' --tables "$(dirname {input.runs:q})" --output "$(dirname {output.pdf:q})/{wildcards.figure}" > {log:q} 2>&1'
+
+
+# A figure of all experiments together.
+rule plot_whole:
+    input:
+        runs=rules.tabulate.output.runs,
+        code=lambda w: code(f"figures/{w.figure}", *all_looks()),
+    output:
+        pdf=f"{RESULTS}/figures/{{figure}}.pdf",
+        png=report(
+            f"{RESULTS}/figures/{{figure}}.png",
+            caption="../report/whole.rst",
+            category="All experiments",
+            labels={"figure": "{figure}"},
+        ),
+    log:
+        f"{RESULTS}/logs/plot/{{figure}}.log",
+    conda:
+        ENV
+    params:
+        caption=lambda w: figures.caption(w.figure, whole=True),
+    shell:
+        'python -m flare plot {wildcards.figure} --tables "$(dirname {input.runs:q})"'
+        ' --output "$(dirname {output.pdf:q})/{wildcards.figure}" > {log:q} 2>&1'
 
 
 # A notebook as a page: executed on the tables, which it says where to find.
@@ -221,7 +279,7 @@ rule evidence:
 rule report:
     input:
         rules.evidence.input,
-        captions=ancient([f"{ROOT}/workflow/report/{name}.rst" for name in ("figure", "table", "workflow")]),
+        captions=ancient([f"{ROOT}/workflow/report/{name}.rst" for name in ("figure", "table", "whole", "workflow")]),
     output:
         f"{RESULTS}/report.html",
     log:

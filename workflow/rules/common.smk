@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from flare import figures, status
+from flare.analysis import registered
 from flare.runs.identity import WHETHER, code_digest, digest_of as code_of_run, reached
 from flare.runs import ambient, provenance
 from flare.files import write_whole
@@ -75,9 +76,20 @@ FIGURES = [
 DEVICE = os.environ["FLARE_DEVICE"]
 # What lies in results/, held against what is planned: file times and what Snakemake remembers say nothing of it.
 SWEEP = Sweep(Path(RESULTS), Path(DATA), DEVICE, THREADS, STUDIES)
+WHOLE_FIGURES = [f"{RESULTS}/figures/{figure}.{format}" for figure in figures.whole() for format in ("pdf", "png")]
 TABLE_PAGES = expand(
     f"{TABLES}/pages/{{table}}.html",
-    table=("claims", "summary", "overall", "reached", "reference", *(["studies"] if STUDIES else [])),
+    table=(
+        "reproduction",
+        "checklist",
+        "claims",
+        "summary",
+        "overall",
+        "reached",
+        "reference",
+        "settings",
+        *(["studies"] if STUDIES else []),
+    ),
 )
 NOTEBOOKS = expand(f"{RESULTS}/notebooks/{{notebook}}.html", notebook=("paper_figures", "explore"))
 

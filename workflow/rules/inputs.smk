@@ -129,6 +129,11 @@ def looks(experiment):
     return [f"algorithms/{name}" for name in config["experiments"][experiment]["methods"]]
 
 
+def all_looks():
+    """The files of all methods."""
+    return list(dict.fromkeys(look for name in config["experiments"] for look in looks(name)))
+
+
 def patterns():
     """All runs as a few patterns with braces, since thousands of paths do not fit on a command line."""
     grid = {}
@@ -182,9 +187,14 @@ def experiments_at_hand():
     return list(dict.fromkeys(run.experiment for run in at_hand().values()))
 
 
+def studies_at_hand():
+    """The names of those experiments' studies."""
+    return [name for name, study in STUDIES.items() if study.run.experiment in experiments_at_hand()]
+
+
 def figures_at_hand(wildcards):
-    """The figures of those runs' experiments."""
-    return [file for file in FIGURES if file.split("/")[-2] in experiments_at_hand()]
+    """The figures of those runs' experiments, and of all together."""
+    return WHOLE_FIGURES + [file for file in FIGURES if file.split("/")[-2] in experiments_at_hand()]
 
 
 def to_count():

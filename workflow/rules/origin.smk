@@ -25,6 +25,7 @@ SILENT = {
 UNNOTED = {"merge", "sync_wandb", "wandb_report"}
 # Parameters that say where things lie, or repeat what an input says; every other one decides the output.
 PLACES = {"runs", "code", "studies", "data", "results", "folder", "snakefile", "config", "threads"}
+PLACES |= {"tables", "tuning", "registered"}
 
 
 def problems(job):
