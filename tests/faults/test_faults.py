@@ -723,7 +723,7 @@ def test_fifty_kills_on_a_slow_disk_lose_nothing(data: Path, tmp_path: Path) -> 
     expected = {}
     for name, content in files(tmp_path / "whole").items():
         expected[name] = json.loads(content)["result_hash"].encode() if name.endswith("run.json") else content
-    assert len(expected) == 2 * len(SEEDS) + 6
+    assert len(expected) == 2 * len(SEEDS) + 10
     draw, kills, done, number, starts = random.Random(3), 0, 0, 0, 0
     kept: set[str] = set()
     torn = {name: 0 for name in (checkpoint.PART, ".rounds.csv.", ".run.json.", "tables/.")}
