@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, StrMethodFormatter
 
 from flare.figures.style import layout, looks
 
@@ -59,7 +59,13 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
         if not found[column].notna().any():
             ax.set_xlim(1, 10)
         ax.margins(x=0.2)
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=4))
+        low, high = ax.get_xlim()
+        if high < 5 * low:  # so that there is a tick
+            low, high = (low * high / 5) ** 0.5, (low * high * 5) ** 0.5
+            ax.set_xlim(low, high)
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+        ticks = [digit * 10.0**decade for decade in decades for digit in (1, 3) if low <= digit * 10.0**decade <= high]
+        ax.xaxis.set_major_locator(FixedLocator(ticks[:: math.ceil(len(ticks) / 6)]))
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.tick_params(axis="x", rotation=90)
