@@ -32,6 +32,7 @@ report: "workflow/report/workflow.rst"
 # Before the first job: what was planned is written down, once. And overall progress, throughput and time left, now and
 # then on a terminal.
 onstart:
+    set_stale_aside()
     status.follow(config)
     registered.write_once(Path(RESULTS), config)
 

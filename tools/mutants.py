@@ -111,10 +111,10 @@ def hand() -> list[Mutant]:
 # By file: what changes to what, and which of the file's tests (pytest's -k) are to see it.
 HAND: dict[str, tuple[tuple[str, str, str], ...]] = {
     "workflow/rules/inputs.smk": (
-        ("data = ancient([f", "data = list([f", "other_data"),
         ("flags(*WITHOUT_SEED)", "flags(*sorted({*WITHOUT_SEED} - {'shuffle', 'fidelity'}))", "whole_run"),
         ("code_of_run(CELLS[cell])", "code_of_run(next(iter(CELLS.values())))", "changed_code"),
-        ("for name in reached(names, (", "for name in names or reached(names, (", "changed_code"),
+        ("for name in reached(names, WHETHER)", "for name in names or reached(names, WHETHER)", "changed_code"),
+        ("return files if problem else ancient(files)", "return ancient(files)", "changed_code"),
     ),
     "workflow/rules/assemble.smk": (
         ('code=lambda w: code("datasets/partitions/__init__", scheme_of(w.experiment)),', "", "changed_code"),
@@ -125,26 +125,26 @@ HAND: dict[str, tuple[tuple[str, str, str], ...]] = {
         ('code=code("analysis/reference"),', "", "changed_code"),
         ('code=code("analysis/pages"),', "", "changed_code"),
         ('code=code("analysis/trials"),', "", "changed_code"),
-        ('reference=f"{ROOT}/config/reference.csv"', 'reference=ancient(f"{ROOT}/config/reference.csv")', "reference"),
-        ("data=lambda w: ancient(", "data=lambda w: str(", "other_data"),
+    ),
+    "workflow/rules/origin.smk": (
+        (
+            "inside, said = os.path.basename(file), sum_of(file)",
+            'inside, said = os.path.basename(file), ""',
+            "reference",
+        ),
+        ('if os.path.basename(file) == "manifest.json":', "if False:", "other_data"),
+        ('said = code_digest((inside.removesuffix(".py"),))', 'said = ""', "changed_code"),
+        ("return {job.output.best: SWEEP.best(study_of(w))}", 'return {job.output.best: ""}', "best_value"),
+        ("return {os.path.dirname(job.output.run): trial_problem(w)}", "return {}", "changed_code"),
     ),
     "workflow/rules/runs.smk": (
-        ("            code=code_of,\n", "", "changed_code"),
         ("run=arguments", 'run=lambda w: "train"', "whole_run"),
-        ("best=best_of if", "best=lambda w: ancient(best_of(w)) if best_of(w) else [] if", "best_value"),
+        ("best=unless_finished(seeds, best_of) if STUDIES", "best=[] if STUDIES", "best_value"),
     ),
     "workflow/rules/tune.smk": (
-        (
-            'ancient(f"{DATA}/{trial_of(w).dataset}/train.npz")',
-            'f"{DATA}/{trial_of(w).dataset}/train.npz"',
-            "other_data",
-        ),
-        ("        code=lambda w: code_of_run(trial_of(w)),\n", "", "changed_code"),
-        ('code_of_run(study_of(w).run) if study_of(w).mode == "single" else ""', '""', "changed_code"),
         ('code=code("tuning/tables"),', "", "changed_code"),
         ('code=code("tuning/export"),', "", "changed_code"),
     ),
-    "workflow/rules/data.smk": (('lambda w: code(f"datasets/{w.dataset}"),', "[],", "changed_code"),),
     "flare/engine/select/cpu.py": (("if sum(map(len, found)) >= count:", "if found:", "misleads"),),
     "flare/engine/state.py": ((', "first_loss"):', "):", "budget_that"),),
     "flare/engine/network.py": (("* len(batch)", "* _EVALUATION_BATCH", "in_batches"),),

@@ -393,8 +393,8 @@ def test_read_gives_one_experiment_or_all(tmp_path: Path) -> None:
     write_labels(tmp_path / "tables", "NA")
     assert set(tables.read(tmp_path / "tables")["runs"]["experiment"]) == {"NA", "1e-3", "007"}
     of_one = tables.read(tmp_path / "tables", "NA")
-    assert set(of_one) == {"runs", "summary", "rounds", "costs", "labels", "trials", "family"}
-    assert of_one.pop("trials").empty
+    assert set(of_one) == {"runs", "summary", "rounds", "costs", "labels", "trials", "reached", "family"}
+    assert of_one.pop("trials").empty and of_one.pop("reached").empty
     for table in of_one.values():
         assert set(table["experiment"]) == {"NA"}
         assert table.index.tolist() == list(range(len(table)))

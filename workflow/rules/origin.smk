@@ -60,17 +60,18 @@ def stale(job):
     found = problems(job)
     if not any(found.values()):
         return []
-    there = [file for file in job.output if os.path.exists(file)]
-    if job.rule.name.startswith(("train", "tune_train")) and workflow.is_main_process and carries_out():
-        # Kept, not deleted: a run that agrees after all, perhaps with another study's values, is taken back.
-        for folder in found:
-            provenance.set_aside(Path(folder))
-    return there
+    return [file for file in job.output if os.path.exists(file)]
 
 
-def carries_out():
-    """Whether jobs are carried out: not in a dry run, nor if a question is answered or times are changed."""
-    return workflow.executor_plugin is not None and not workflow.dryrun and not workflow.touch
+def set_stale_aside():
+    """Set aside the results that are made again, just before: kept, not deleted. A run that agrees after all, perhaps
+    with another study's values, is taken back.
+    """
+    for job in workflow.dag.needrun_jobs():
+        if ours(job) and re.fullmatch(r"train(_\d+)?|tune_train", job.rule.name):
+            for folder, problem in problems(job).items():
+                if problem:
+                    provenance.set_aside(Path(folder))
 
 
 def content_of(job):
