@@ -7,6 +7,7 @@ NeurIPS reproducibility checklists), with the file that bears it out; what no fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,8 @@ def _reproduction(found: Found) -> str:
         "What was difficult": _difficult(found),
         "Cost": _cost(found),
     }
+    if repeated := _repeated(found):
+        sections["How much a study varies"] = repeated
     parts = [f"## {title}\n\n{text}" for title, text in sections.items()]
     return "\n".join(["# Reproduction report\n", *parts])
 
@@ -226,6 +229,32 @@ def _cost(found: Found) -> str:
     )
     total = found.costs["wall_seconds"].sum() / 3600
     return f"{_table(heads, rows)}\nReported runs took {total:.3g} hours. Runs on {on}.\n"
+
+
+def _repeated(found: Found) -> str:
+    """Cells whose study was carried out more than once, in experiments that differ in nothing else; "" if none was.
+
+    The spread of the studies is that of their cells' mean late accuracies; of the seeds it is pooled over the studies.
+    """
+    runs = found.runs[found.runs["tuned"] & (found.runs["status"] == "finished")]
+    rows = []
+    for cell, own in runs.groupby(["family", "available", "method", "keep", "local_epochs"], sort=False):
+        if own["experiment"].nunique() < 2:
+            continue
+        studies = 100 * own.groupby("experiment", sort=False)["late_accuracy"].mean()
+        within = 100 * own.groupby("experiment", sort=False)["late_accuracy"].std()
+        seeds = math.sqrt((within**2).mean()) if within.notna().all() else math.nan
+        family, _, *names = map(str, cell)
+        numbers = [f"{studies.mean():.2f}", f"{studies.min():.2f} to {studies.max():.2f}", f"{studies.std():.2f}"]
+        rows.append([family, *names, str(len(studies)), *numbers, NONE if math.isnan(seeds) else f"{seeds:.2f}"])
+    if not rows:
+        return ""
+    heads = ["experiment", "method", "keep", "E", "studies", "late (%)", "by study", "spread of studies", "of seeds"]
+    said = (
+        "The same study with other seeds of its own, each followed by its own runs. Spreads are standard deviations, in"
+        " points: of the studies' mean late accuracies, and of a study's seeds."
+    )
+    return f"{said}\n\n{_table(heads, rows, left=3)}"
 
 
 # ---- checklist.md ---------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -107,6 +108,23 @@ def test_the_report_says_what_the_tables_do(tmp_path: Path) -> None:
     assert any(line.startswith("| old | 4 | 20 | 0.00333 | 3 |") for line in lines)
     assert "Reported runs took 0.00833 hours. Runs on cpu with 1 thread: 10." in lines
     assert "Pre-registration: none." in lines
+
+
+def test_the_spread_of_a_repeated_study_is_told_from_that_of_its_seeds(tmp_path: Path) -> None:
+    """Late accuracies of 80 and 82 after the one study, of 86 and 88 after the other; a third is of other settings."""
+    runs = []
+    for experiment, rate, accuracies in (("one", 0.1, (0.80, 0.82)), ("again", 0.1, (0.86, 0.88)), ("b", 0.2, (0, 1))):
+        for seed, accuracy in zip((1, 2), accuracies, strict=True):
+            values = {"tau": 0.3 if experiment == "one" else 0.4}
+            settings = {"clients": 10, "rounds": 1, "learning_rate": rate, "tuned": values, "method_settings": values}
+            given = {"evaluated": [0], "accuracies": [accuracy], "change": {"config": settings}}
+            runs.append(write_run(tmp_path, experiment=experiment, seed=seed, **given))
+    tables.tabulate(runs, tmp_path / "tables")
+    found = tables.read(tmp_path / "tables")["runs"]
+    text = reproduction._repeated(SimpleNamespace(runs=found))
+    assert "| one | flare | 1e-2 | 1 | 2 | 84.00 | 81.00 to 87.00 | 4.24 | 1.41 |" in text.splitlines()
+    assert text.count("flare") == 1
+    assert reproduction._repeated(SimpleNamespace(runs=found[found["experiment"] != "again"])) == ""
 
 
 def test_the_checklist_names_the_file_that_answers(tmp_path: Path) -> None:
