@@ -29,7 +29,7 @@ PLACES |= {"tables", "tuning", "registered"}
 
 
 def problems(job):
-    """By output folder or file, why what a job of ours left is not what is planned: "" if it is, None if not ours."""
+    """By output folder or file, why what a job of ours left is not what is planned: "" if it is."""
     name, w = job.rule.name, job.wildcards
     if name == "train" or re.fullmatch(r"train_\d+", name):
         folders = [os.path.dirname(file) for file in job.output.run]
@@ -44,15 +44,12 @@ def problems(job):
         return {TABLES: tables_problem(Path(TABLES), SWEEP, at_hand().values(), late=job.params.late)}
     if name == "fetch":
         return {}
-    if is_noted(job):
-        return {job.output[0]: "" if noted(job) else "made from something else"}
-    return None
+    return {job.output[0]: "" if noted(job) else "made from something else"}
 
 
 def is_noted(job):
-    """Whether what the job's output is of is noted beside the results: of all rules that say nothing themselves."""
-    known = re.fullmatch(r"train(_\d+)?|tune(_train|_propose)?|tabulate|fetch", job.rule.name)
-    return bool(job.output) and not known and job.rule.name not in UNNOTED
+    """Whether what the output of a job of ours is of is noted beside the results: of all that say nothing themselves."""
+    return not re.fullmatch(r"train(_\d+)?|tune(_train|_propose)?|tabulate|fetch", job.rule.name)
 
 
 def stale(job):
@@ -133,7 +130,9 @@ def note_all(log=None):
 
 def ours(job):
     """Whether a job is of a rule that is answered for here."""
-    return str(job.rule.snakefile).startswith(f"{ROOT}{os.sep}") and problems(job) is not None
+    if not job.output or job.rule.name in UNNOTED:
+        return False
+    return str(job.rule.snakefile).startswith(f"{ROOT}{os.sep}")
 
 
 def answer_for_records(kind):
