@@ -35,6 +35,7 @@ from flare.errors import ConfigError, DataError
 from flare.runs import checkpoint
 from flare.tuning import tables as study_tables
 from flare.tuning.conclude import conclude
+from flare.tuning.origin import Sweep
 from flare.tuning.study import Trial, studies
 from flare.tuning.trials import read_values
 
@@ -780,7 +781,7 @@ def test_any_record_is_some_state(tmp_path: Path) -> None:
     )
     def attempt(content: bytes) -> None:
         (folder / "run.json").write_bytes(content)
-        assert status._state(run, tmp_path).state
+        assert status._state(run, tmp_path, Sweep(tmp_path, None, "cpu", 1, {})).state
 
     attempt()
 

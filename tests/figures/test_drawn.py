@@ -332,17 +332,17 @@ def test_what_is_never_reached_is_an_arrow(hand: Path) -> None:
 
 
 def test_overall(hand: Path) -> None:
-    """Scores at E = 1 over dense FedAvg's 56.5 %: 55 and 58 of its own, 45 and 48 of FLARE, and a guess of 10 %."""
+    """Scores at E = 1 over dense FedAvg's 56.5 %: 55 to 58 of its own, 45 to 48 of FLARE, and a guess of 10 %."""
     profile, means = panels(hand, "overall")
-    own, flare = (55 / 0.565, 58 / 0.565), (10 / 0.565, 45 / 0.565, 48 / 0.565)
+    own, flare = ([score / 0.565 for score in those] for those in ((55, 56.5, 58), (10, 45, 46.5, 48)))
     steps = [
-        [(own[0], 100), (own[1], 50), (own[1], 0)],
-        [(flare[0], 100), (flare[1], 200 / 3), (flare[2], 100 / 3), (flare[2], 0)],
+        [*zip(own, (100, 200 / 3, 100 / 3), strict=True), (own[2], 0)],
+        [*zip(flare, (100, 75, 50, 25), strict=True), (flare[3], 0)],
     ]
     check(profile, curves=steps)
     bars = read(means)["bars"]
-    # Of two the mean, of three, too: a quarter of them is less than one.
-    assert [bar[0][1] for bar in bars] == pytest.approx([100, sum(flare) / 3])
+    # Of three the mean, as a quarter of them is less than one; of four the two in the middle.
+    assert [bar[0][1] for bar in bars] == pytest.approx([100, (flare[1] + flare[2]) / 2])
     assert all(bar[0][2] <= bar[0][1] <= bar[0][3] for bar in bars)
     assert [label.get_text() for label in means.get_xticklabels()] == ["dense", "1e-2"]
 

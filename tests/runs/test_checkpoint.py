@@ -721,7 +721,7 @@ def test_a_sweep_that_is_killed_ten_times_ends_as_if_never_killed(tmp_path: Path
         finished = now
         going_on += bool(list(killed.glob("results/runs/**/checkpoint.pt")))
         if process.returncode == 0:
-            assert results(killed) == results(whole) and len(results(whole)) == 2 * 4 + 5
+            assert results(killed) == results(whole) and len(results(whole)) == 2 * 4 + 8
             assert not list(killed.glob("results/runs/**/checkpoint*"))
             if kills >= 10:
                 break

@@ -220,7 +220,7 @@ def test_the_key_of_a_run_holds_all_that_decides_its_bits(data: Path, monkeypatc
     }:  # files are named by these
         other = identity.key_of(dataclasses.replace(RUN, **{name: "another"}), data, "cpu")
         assert {own for own in key if other[own] != key[own]} <= {name, "code"} and other[name] != key[name], name
-    assert identity.key_of(RUN, data, "cuda:1") == key | {"device": "cuda"}
+    assert identity.key_of(RUN, data, "cuda:1") == key | {"device": "cuda", "threads": None}
     genuine = identity.datasets.read_manifest(RUN.dataset, data)
     more = genuine | {"files": genuine["files"] | {"more.npz": {}}, "source": "elsewhere"}
     monkeypatch.setattr(identity.datasets, "read_manifest", lambda *_: more)
