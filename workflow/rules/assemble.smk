@@ -110,20 +110,20 @@ rule reproduction:
         studies=f"{TABLES}/studies.csv" if STUDIES else [],
         code=code("analysis/reproduction"),
     output:
-        f"{RESULTS}/reproduction.md",
-        f"{RESULTS}/checklist.md",
+        report=f"{RESULTS}/reproduction.md",
+        checklist=f"{RESULTS}/checklist.md",
     log:
         f"{RESULTS}/logs/reproduction.log",
     conda:
         ENV
     params:
         runs=lambda wildcards: list(patterns()),
-        tables=TABLES,
+        tables=lambda w, input: os.path.dirname(input.tables[0]),
         registered=f"{RESULTS}/preregistration.json",
         configuration=registered.digest(config),
     shell:
         "python -m flare reproduction {params.runs:q} --tables {params.tables:q} --registered {params.registered:q}"
-        ' --configuration {params.configuration} --output "$(dirname {output[0]:q})" > {log:q} 2>&1'
+        ' --configuration {params.configuration} --output "$(dirname {output.report:q})" > {log:q} 2>&1'
 
 
 # A table as a page of the report.

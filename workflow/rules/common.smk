@@ -10,7 +10,6 @@ from flare import figures, status
 from flare.analysis import registered
 from flare.runs.identity import WHETHER, code_digest, digest_of as code_of_run, reached
 from flare.runs import ambient, provenance
-from flare.files import write_whole
 from flare.config import Run, check_folders, runs, settle
 from flare.runs.lease import clear_stale
 from flare.runs.record import settings_digest
@@ -56,6 +55,8 @@ os.environ.update(
     WANDB_ENTITY=WANDB.get("entity") or "",
     FLARE_SYSTEM_METRICS=str(WANDB.get("system_metrics", False)).lower(),
 )
+# In a conda environment Snakemake takes PYTHONPATH away, by which jobs find this checkout.
+workflow.deployment_settings.conda_not_block_search_path_envvars = True
 
 TABLES = f"{RESULTS}/tables"
 ENV = f"{ROOT}/workflow/envs/flare.yaml"
@@ -73,7 +74,7 @@ FIGURES = [
     for figure in figures.of(config, name)
     for format in ("pdf", "png")
 ]
-DEVICE = os.environ["FLARE_DEVICE"]
+DEVICE = config.get("device", "cpu")
 # What lies in results/, held against what is planned: file times and what Snakemake remembers say nothing of it.
 SWEEP = Sweep(Path(RESULTS), Path(DATA), DEVICE, THREADS, STUDIES)
 WHOLE_FIGURES = [f"{RESULTS}/figures/{figure}.{format}" for figure in figures.whole() for format in ("pdf", "png")]

@@ -2,10 +2,14 @@
 rule merge:
     output:
         f"{TABLES}/plan.yaml",
+    log:
+        f"{RESULTS}/logs/merge.log",
+    conda:
+        ENV
     params:
         config=json.dumps(config, indent=1),
-    run:
-        write_whole(Path(output[0]), params.config.encode())
+    shell:
+        "printf %s {params.config:q} > {output:q} 2> {log:q}"
 
 
 rule plan:
