@@ -23,6 +23,7 @@ include: "workflow/rules/runs.smk"
 include: "workflow/rules/assemble.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/tracking.smk"
+include: "workflow/rules/origin.smk"
 
 
 report: "workflow/report/workflow.rst"

@@ -1,15 +1,15 @@
 """How far a sweep is, from its files: `python -m flare status`, and a line now and then while Snakemake runs.
 
-A run is finished or diverged if run.json says so, of the settings it has now; running if a process has its folder
-locked (`flare.runs.checkpoint`); failed if its log ends in an error; interrupted if it was begun and will go on; else
-waiting. Of the tuning's trials only those that are over are counted.
+A run is finished or diverged if run.json says so and is what is planned (`flare.runs.provenance`); running if a process
+has its folder locked (`flare.runs.checkpoint`); failed if its log ends in an error; interrupted if it was begun and
+will go on; else waiting. Of the tuning's trials only those that are over are counted.
 
 Imports neither torch nor pandas: Snakemake does it every time it starts.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import os
 import re
 import sys
@@ -24,7 +24,8 @@ from typing import Any
 from flare.config import Run, runs
 from flare.files import LARGE, is_locked, read_bytes, read_json
 from flare.runs.checkpoint import NAME
-from flare.runs.record import settings_digest
+from flare.runs.provenance import ABSENT
+from flare.tuning.origin import Sweep
 from flare.tuning.study import studies
 
 STATES = ("finished", "running", "diverged", "failed", "interrupted", "waiting")
@@ -33,7 +34,7 @@ SECONDS = 30.0
 
 @dataclass(frozen=True)
 class State:
-    """How far a run is. rounds: complete ones. why: the last line of a failed run's log."""
+    """How far a run is. rounds: complete ones. why: the last line of a failed run's log, or what an old result is."""
 
     run: Run
     state: str
@@ -49,10 +50,10 @@ class State:
 
 def states(config: Mapping[str, Any], known: dict[str, State] | None = None) -> list[State]:
     """The state of every run of a checked configuration, in its order; `known` remembers what is over."""
-    results = Path(config.get("results", "results"))
+    results, sweep = Path(config.get("results", "results")), Sweep.of(config)
     out = []
     for run in runs(config):
-        found = (known or {}).get(run.folder) or _state(run, results)
+        found = (known or {}).get(run.folder) or _state(run, results, sweep)
         if known is not None and found.state in ("finished", "diverged"):
             known[run.folder] = found
         out.append(found)
@@ -78,15 +79,15 @@ def trials(config: Mapping[str, Any], known: set[Path] | None = None) -> list[St
     return out
 
 
-def _state(run: Run, results: Path) -> State:
+def _state(run: Run, results: Path, sweep: Sweep) -> State:
     folder = results / "runs" / run.folder
-    try:
-        record = read_json(folder / "run.json")
-        if settings_digest(record["config"]) != settings_digest(dataclasses.asdict(run)):
-            return State(run, "waiting", 0)  # an old result, which Snakemake takes away when it begins the run anew
-        return State(run, str(record["status"]), int(record["rounds"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        pass
+    problem = sweep.run(run)
+    if not problem:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = read_json(folder / "run.json")
+            return State(run, str(record["status"]), int(record["rounds"]))
+    elif problem != ABSENT and not is_locked(folder):  # an old result, which is set aside when the run is begun anew
+        return State(run, "waiting", 0, problem)
     said = _log(run, results)
     numbers = re.findall(rf"^round +(\d+)/{run.rounds} ", said, re.MULTILINE)
     rounds = int(numbers[-1]) if numbers else 0
@@ -141,6 +142,8 @@ def show(config: Mapping[str, Any]) -> str:
             lines.append(f"interrupted  {state.run.folder}  round {state.rounds}/{state.run.rounds}")
         elif state.state == "failed":
             lines.append(f"failed       {state.run.folder}  {state.why}")
+        elif state.why:
+            lines.append(f"waiting      {state.run.folder}  what is there is {state.why}")
     return "\n".join(lines)
 
 

@@ -45,7 +45,8 @@ def read_run(folder: Path, late: int = LATE) -> tuple[dict[str, Any], bytes]:
     """What the tables need of run.json, and rounds.csv; DataError, one line, if something is missing or mixed up.
 
     Beside the columns of RUNS and COSTS: "digest", that of the run's settings; "settings", those of them that a family
-    of experiments shares; "versions", of what decides a run's bits. late: evaluations that its late accuracy is of.
+    of experiments shares; "versions", of what decides a run's bits; "made_from", what it was made from. late:
+    evaluations that its late accuracy is of.
     """
     found, rounds = read(folder)
     settings = found["config"]
@@ -62,6 +63,7 @@ def read_run(folder: Path, late: int = LATE) -> tuple[dict[str, Any], bytes]:
     delta = _values(rounds, _DELTA)
     record |= _traffic(record, settings, delta[-1] if delta and record["status"] == "finished" else None)
     record["versions"] = found.get("versions")
+    record["made_from"] = found["made_from"] | {"engine": found.get("engine"), "commit": found.get("git_commit")}
     return record, rounds
 
 
@@ -118,16 +120,67 @@ def check_digest(folder: Path, found: str, expected: str | None) -> None:
         raise DataError(f"{folder}: made with other settings than the configuration's; delete it, and it is run again")
 
 
-def check_versions(folders: Sequence[Path], records: Sequence[Mapping[str, Any]]) -> None:
-    """Raise DataError if runs were made with different versions of what decides their bits."""
-    first: tuple[Path, dict[str, Any]] | None = None
+def check_code(folder: Path, found: str, expected: str | None) -> None:
+    """Raise DataError if a run was made by other code than is known of it."""
+    if expected and found != expected:
+        raise DataError(f"{folder}: made by other code than this; delete it, and it is run again")
+
+
+def check_alike(folders: Sequence[Path], records: Sequence[Mapping[str, Any]]) -> None:
+    """Raise DataError if runs that stand in one table differ in what decides their bits and is no setting of theirs.
+
+    All are of one version of flare, torch and numpy; those of a method by one code; those of a data set of one content;
+    those of an experiment on one kind of device, with one number of threads. Told, not refused: other processors,
+    cards, engines, and code that was in no commit.
+    """
+    seen: dict[tuple[Any, ...], tuple[Path, Any]] = {}
     for folder, record in zip(folders, records, strict=True):
-        given = record["versions"] if isinstance(record["versions"], dict) else {}
-        versions = {name: given.get(name) for name in ("flare", "torch", "numpy")}
-        first = first or (folder, versions)
-        for name, version in versions.items():
-            if version != first[1][name]:
-                raise DataError(
-                    f"{folder}: made with {name} {version}, and {first[0]} with {first[1][name]}; a table is of one"
-                    " version, so delete the older runs and run again"
-                )
+        versions = record["versions"] if isinstance(record["versions"], dict) else {}
+        made = record["made_from"]
+        for name in ("flare", "torch", "numpy"):
+            _hold(seen, (name,), folder, versions.get(name), f"{name} {{}}", "version, so delete the older runs")
+        for name, scope in (
+            ("code", ("experiment", "method")),
+            ("data", ("dataset",)),
+            ("device", ("experiment",)),
+            ("threads", ("experiment",) if made.get("device") == "cpu" else ()),
+        ):
+            if scope:
+                key = (name, *(record[of] for of in scope))
+                _hold(seen, key, folder, made.get(name), _DIFFERS[name], f"{name}, so delete those of another")
+
+
+_DIFFERS = {"code": "other code", "data": "other data", "device": "device {}", "threads": "{} torch threads"}
+
+
+def _hold(seen: dict[Any, tuple[Path, Any]], key: Any, folder: Path, value: Any, words: str, remedy: str) -> None:
+    first, known = seen.setdefault(key, (folder, value))
+    if value != known:
+        than = f", and {first} with {words.format(known)}" if "{}" in words else f" than {first}"
+        raise DataError(f"{folder}: made with {words.format(value)}{than}; a table is of one {remedy} and run again")
+
+
+def told(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader of a table is told of its runs: that they are of several machines or engines, or of code that is in
+    no commit. A line each, nothing if there is nothing to tell."""
+    lines = []
+    for name in ("processor", "instructions", "variables", "card", "engine"):
+        found: dict[str, int] = {}
+        for record in records:
+            value = record["made_from"].get(name)
+            word = ", ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+            found[word or "none"] = found.get(word or "none", 0) + 1
+        if len(found) > 1:
+            counts = "; ".join(f"{word} ({count})" for word, count in found.items())
+            lines.append(f"runs of more than one {_TOLD[name]}, whose last bits may differ: {counts}")
+    changed = sum(str(record["made_from"].get("commit")).endswith("-dirty") for record in records)
+    resumed = sum(bool(record["made_from"].get("resumed_from")) for record in records)
+    lines += [f"{changed} of {len(records)} runs are of code with changes that are in no commit"] if changed else []
+    lines += [f"{resumed} of {len(records)} runs went on from a checkpoint of another machine"] if resumed else []
+    return lines
+
+
+_TOLD = {
+    **{"processor": "processor", "instructions": "set of instructions", "card": "card", "engine": "engine"},
+    "variables": "setting of the variables that change how torch computes",
+}

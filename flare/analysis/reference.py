@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from flare.analysis import text
-from flare.analysis.reading import check_digest, check_versions
+from flare.analysis.reading import check_alike, check_code, check_digest
 from flare.analysis.statistics import t_interval
 from flare.columns import CELL, REFERENCE
 from flare.errors import DataError
@@ -40,18 +40,22 @@ SETTINGS = (
 
 
 def compare(
-    folders: Sequence[Path], reference: Path, output: Path, settings: Sequence[str | None] | None = None
+    folders: Sequence[Path],
+    reference: Path,
+    output: Path,
+    settings: Sequence[str | None] | None = None,
+    code: Sequence[str | None] | None = None,
 ) -> None:
     """Write `output`.csv and `output`.md: one row (REFERENCE) per cell of the run folders, in their order.
 
     n, final_accuracy, final_accuracy_low, final_accuracy_high: ours, over the finished seeds, with the t-interval;
     reference_dataset, reference_accuracy, curve: theirs; comparable: "yes", "no", or "" if they have no such cell;
-    differs: why not, setting by setting, ours before theirs. settings: as for `tabulate`, with the same DataError if a
-    run has others, or was made with other versions than the others.
+    differs: why not, setting by setting, ours before theirs. settings, code: as for `tabulate`, with the same DataError
+    if a run has others, or was made from other things than the others.
     """
     rows = _read(reference)
-    records = [_read_record(*pair) for pair in itertools.zip_longest(folders, settings or ())]
-    check_versions(folders, [{"versions": record.get("versions")} for record in records])
+    records = [_read_record(*each) for each in itertools.zip_longest(folders, settings or (), code or ())]
+    check_alike(folders, records)
     cells: dict[tuple[Any, ...], dict[str, str]] = {}
     finals = []
     for folder, record in zip(folders, records, strict=True):
@@ -73,8 +77,8 @@ def compare(
     write_whole(Path(f"{output}.md"), _markdown(frame).encode())
 
 
-def _read_record(folder: Path, digest: str | None) -> dict[str, Any]:
-    """run.json of a run that has the settings of that digest, if one is given."""
+def _read_record(folder: Path, digest: str | None, code: str | None) -> dict[str, Any]:
+    """run.json of a run that vouches for itself, and has the settings and the code of these digests, if given."""
     try:
         record, _ = read_files(folder, place=False)
         found = settings_digest(record["config"])
@@ -83,7 +87,8 @@ def _read_record(folder: Path, digest: str | None) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _no_record(folder, error) from None
     check_digest(folder, found, digest)
-    return record
+    check_code(folder, record["made_from"]["code"], code)
+    return record | {"versions": record.get("versions")}
 
 
 def _compared(ours: Mapping[Any, Any], row: Mapping[str, str], differs: Sequence[str]) -> dict[str, Any]:

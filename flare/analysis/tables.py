@@ -20,14 +20,15 @@ those of `flare.columns`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from flare.analysis import text
-from flare.analysis.reading import LATE, check_digest, check_versions, read_run
+from flare.analysis import origin, text
+from flare.analysis.reading import LATE, check_alike, check_code, check_digest, read_run, told
 from flare.analysis.statistics import fraction, t_interval
 from flare.columns import CELL, COSTS, IDENTITY, LABELS, OPTIONAL, ROUNDS, RUNS, SUMMARY, TRIALS, Columns
 from flare.errors import DataError, choose
@@ -41,21 +42,27 @@ _TEXT = {name for table in (_TABLES | _OF_ONE).values() for name, kind in table.
 
 
 def tabulate(
-    folders: Sequence[Path], output: Path, settings: Sequence[str | None] | None = None, late: int = LATE
+    folders: Sequence[Path],
+    output: Path,
+    settings: Sequence[str | None] | None = None,
+    code: Sequence[str | None] | None = None,
+    late: int = LATE,
 ) -> None:
     """Write all tables (see above) of the run folders into `output`, each file whole or not at all.
 
-    settings: per folder, if it is known, the `settings_digest` that its run must have. Nothing is written if a run is
-    missing, given twice, is not the one its folder names, has other settings, or was made with other versions than the
-    others: DataError, one line. late: evaluations at the end of a run whose mean is its late_accuracy.
+    settings, code: per folder, if they are known, the `settings_digest` and the digest of the code that its run must
+    have. Nothing is written if a run is missing, given twice, is not the one its folder names, has other settings, does
+    not say what it was made from, or was made from other things than the others (`check_alike`): DataError, one line.
+    late: evaluations at the end of a run whose mean is its late_accuracy.
     """
     if not folders:
         raise DataError("tabulate: no runs given; at least one run folder")
     records, rounds = [], []
     seen: dict[tuple[Any, ...], Path] = {}
-    for folder, digest in itertools.zip_longest(map(Path, folders), settings or ()):
+    for folder, digest, by in itertools.zip_longest(map(Path, folders), settings or (), code or ()):
         record, content = read_run(folder, late)
         check_digest(folder, record["digest"], digest)
+        check_code(folder, record["made_from"]["code"], by)
         key = tuple(record[name] for name in IDENTITY)
         if key in seen:
             raise DataError(f"{folder}: the same run as {seen[key]}; give every run once")
@@ -63,7 +70,9 @@ def tabulate(
         records.append(record)
         rounds.append(content)
 
-    check_versions(list(seen.values()), records)
+    check_alike(list(seen.values()), records)
+    for line in told(records):
+        print(f"WARNING: {line}", file=sys.stderr)
     everything = pd.DataFrame(records)
     everything["family"] = _families(everything)
     everything = everything.astype(_types_of_runs())
@@ -74,6 +83,15 @@ def tabulate(
     write_whole(output / "summary.csv", text.csv(summary))
     write_whole(output / "summary.md", text.summary_in_markdown(summary).encode())
     write_whole(output / "summary.tex", text.summary_in_latex(summary).encode())
+    made = {
+        _place(record): [record["made_from"][name] for name in ("settings", "code", "rounds")] for record in records
+    }
+    origin.write(output, _TABLES, made, told(records), late)
+
+
+def _place(record: Mapping[str, Any]) -> str:
+    """Where a run lies below results/runs."""
+    return "{experiment}/{method}/keep-{keep}/epochs-{local_epochs}/seed-{seed}".format(**record)
 
 
 def _types_of_runs() -> dict[str, str]:

@@ -21,10 +21,10 @@ def verify(results: Path, data: Path, sample: int, seed: int = 0, among: Collect
     """Repeat a random sample of the finished runs below results/runs in a temporary folder; True if all are equal.
 
     A run is equal if rounds.csv has the same bytes and `result_hash`, which is also of its final weights, is the
-    same. Says so run by run, and names those that differ. Bits depend on the versions of torch and numpy and on the
-    kind of device: a run that was made with others is named, too, with what is different. data: folder of the data
-    sets. sample: how many runs; all, if there are fewer. seed: of the sample. among: folders of runs, as `Run.folder`
-    has them: no others are drawn. Writes nothing below results. Raises DataError if there is no finished run.
+    same. Says so run by run, and names those that differ, with what may be why: versions, commit, code, data, threads,
+    processor and the variables that change how torch computes. data: folder of the data sets. sample: how many runs;
+    all, if there are fewer. seed: of the sample. among: folders of runs, as `Run.folder` has them: no others are drawn.
+    Writes nothing below results. Raises DataError if there is no finished run.
     """
     from flare.runs.train import train
 
@@ -51,15 +51,36 @@ def verify(results: Path, data: Path, sample: int, seed: int = 0, among: Collect
             same = (Path(scratch) / "rounds.csv").read_bytes() == (path.parent / "rounds.csv").read_bytes()
         why = [] if same else ["other rounds.csv"]
         why += [f"other {key}" for key in ("status", "result_hash") if again[key] != record[key]]
-        versions = [
-            f"{name} {record['versions'].get(name)} then, {version} now"
-            for name, version in again["versions"].items()
-            if why and record["versions"].get(name) != version
-        ]
-        print(f"{run.folder}: {', '.join(why + versions) or 'the same'}", flush=True)
+        reasons = _reasons(record, again) if why else []
+        print(f"{run.folder}: {', '.join(why + reasons) or 'the same'}", flush=True)
         differ += [run.folder] if why else []
     print(f"{len(chosen)} of {len(found)} runs repeated; different: {', '.join(differ) or 'none'}")
     return not differ
+
+
+def _reasons(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two records of a run that decides its bits, or may decide the last of them."""
+    found = then.get("made_from")
+    made: dict[str, Any] = found if isinstance(found, dict) else {}
+    before = {**then["versions"], "commit": then.get("git_commit"), "threads": then["threads"]}
+    after = {**now["versions"], "commit": now["git_commit"], "threads": now["threads"]}
+    said = [
+        f"{name} {before.get(name)} then, {value} now" for name, value in after.items() if before.get(name) != value
+    ]
+    for name in ("code", "data"):
+        said += [f"other {name}"] if made and made.get(name) != now["made_from"][name] else []
+    for name in ("processor", "instructions", "variables", "card"):
+        if made and made.get(name) != now["made_from"][name]:
+            said.append(f"{name} {_plain(made.get(name))} then, {_plain(now['made_from'][name])} now")
+    if made.get("resumed_from"):
+        said.append("it went on from a checkpoint of another machine")
+    return said or ([] if made else ["of unknown origin: it does not say what it was made from"])
+
+
+def _plain(value: Any) -> str:
+    """A value of a record in one short line."""
+    text = ", ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+    return " ".join((text or "none").split())[:100]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Run]:

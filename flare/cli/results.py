@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_tabulate(commands: Commands) -> None:
-    """tabulate RUNS... [--settings DIGEST...] [--late N] --output FOLDER"""
+    """tabulate RUNS... [--settings DIGEST...] [--code DIGEST...] [--late N] --output FOLDER"""
     parser = commands.add_parser("tabulate", help="make the tables of some runs")
     _add_runs(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder of the tables")
@@ -31,8 +31,8 @@ def tabulate(chosen: argparse.Namespace) -> None:
     """Make the tables of some runs."""
     from flare.analysis import tables
 
-    folders, digests = _runs(chosen)
-    tables.tabulate(folders, chosen.output, digests, chosen.late)
+    folders, settings, code = _runs(chosen)
+    tables.tabulate(folders, chosen.output, settings, code, chosen.late)
 
 
 def add_plot(commands: Commands) -> None:
@@ -98,13 +98,16 @@ def add_show(commands: Commands) -> None:
 
 def show(chosen: argparse.Namespace) -> None:
     """Print the summary table, and what tuning found."""
-    from flare.analysis import tables
+    from flare.analysis import origin, tables
     from flare.tuning import tables as studies
 
-    results = readers.config_of(chosen, "results") or Path("results")
+    results, notes = readers.config_of(chosen, "results") or Path("results"), []
     if results.is_file() or chosen.named:
-        results = Path(configuration.load(results).get("results", "results"))
+        config = configuration.load(results)
+        results, notes = Path(config.get("results", "results")), origin.of_configuration(config)
     print(tables.show(results / "tables"))
+    for note in notes:
+        print(f"Note: {note}")
     if (tuned := results / "tables/studies.csv").exists():
         print(f"\nTuned, on samples held out from the clients' own:\n{studies.show(tuned)}")
     print(f"\nTables:  {results / 'tables'}\nFigures: {results / 'figures'}")
@@ -184,7 +187,7 @@ def gather_trials(chosen: argparse.Namespace) -> None:
 
 
 def add_compare(commands: Commands) -> None:
-    """compare RUNS... [--settings DIGEST...] [--reference FILE] --output FILE"""
+    """compare RUNS... [--settings DIGEST...] [--code DIGEST...] [--reference FILE] --output FILE"""
     parser = commands.add_parser("compare", help="set the runs beside the numbers that the FLARE authors published")
     _add_runs(parser)
     parser.add_argument("--reference", type=Path, default=Path("config/reference.csv"))
@@ -196,8 +199,8 @@ def compare(chosen: argparse.Namespace) -> None:
     """Set the runs beside the numbers that the FLARE authors published."""
     from flare.analysis import reference
 
-    folders, digests = _runs(chosen)
-    reference.compare(folders, chosen.reference, chosen.output, digests)
+    folders, settings, code = _runs(chosen)
+    reference.compare(folders, chosen.reference, chosen.output, settings, code)
 
 
 def add_verify(commands: Commands) -> None:
@@ -233,20 +236,28 @@ def _add_runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--settings", nargs="+", default=[], metavar="DIGEST", help="of the runs' settings, one per RUNS: refuse others"
     )
+    parser.add_argument(
+        "--code",
+        nargs="+",
+        default=[],
+        metavar="DIGEST",
+        help="of the code that made them, one per RUNS: refuse others",
+    )
 
 
-def _runs(chosen: argparse.Namespace) -> tuple[list[Path], list[str | None]]:
-    """The folders of the given runs, and the digest of each one's settings if that is given, too."""
+def _runs(chosen: argparse.Namespace) -> tuple[list[Path], list[str | None], list[str | None]]:
+    """The folders of the given runs, and the digests of each one's settings and code if they are given, too."""
     from flare.analysis.reading import expand
 
-    if chosen.settings and len(chosen.settings) != len(chosen.runs):
-        raise ConfigError(f"--settings: {len(chosen.settings)} are not allowed; one per RUNS, {len(chosen.runs)}")
+    for flag, given in (("--settings", chosen.settings), ("--code", chosen.code)):
+        if given and len(given) != len(chosen.runs):
+            raise ConfigError(f"{flag}: {len(given)} are not allowed; one per RUNS, {len(chosen.runs)}")
     found = [
-        (Path(folder), digest)
-        for pattern, digest in itertools.zip_longest(chosen.runs, chosen.settings)
+        (Path(folder), settings, code)
+        for pattern, settings, code in itertools.zip_longest(chosen.runs, chosen.settings, chosen.code)
         for folder in expand(pattern)
     ]
-    return [folder for folder, _ in found], [digest for _, digest in found]
+    return [each[0] for each in found], [each[1] for each in found], [each[2] for each in found]
 
 
 def _add_studies(parser: argparse.ArgumentParser) -> None:

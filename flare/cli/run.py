@@ -17,10 +17,10 @@ from flare.config import Run, levels
 from flare.config.key import kind as kind_of
 from flare.config.ranges import check_ranges, leave_open
 from flare.errors import ConfigError, choose
-from flare.runs import checkpoint, identity
+from flare.runs import ambient, checkpoint, identity, provenance
 from flare.tracking import MODES
+from flare.tuning import origin, single
 from flare.tuning import propose as proposing
-from flare.tuning import single
 from flare.tuning.study import Study, fill
 from flare.tuning.trials import read_values
 
@@ -61,6 +61,7 @@ def add_train(commands: Commands) -> None:
         required=True,
         help="the run's folder; several, each called seed-N: that many runs, instead of --seed",
     )
+    parser.add_argument("--code", metavar="DIGEST", help="of the code that the run was planned with: refuse other code")
     parser.set_defaults(command=train)
 
 
@@ -84,6 +85,7 @@ def train(chosen: argparse.Namespace) -> bool:
         list(zip(runs, chosen.output, strict=True)),
         device=chosen.device,
         jobs_per_gpu=chosen.jobs_per_gpu,
+        code=chosen.code,
         **_options(chosen),
     )
 
@@ -114,21 +116,26 @@ def propose(chosen: argparse.Namespace) -> None:
 def add_tune(commands: Commands) -> None:
     """tune, with the flags of a study"""
     _add_study(commands, "tune", "conclude a study from its trials or, --mode single, carry it out", tune)
+    commands.choices["tune"].add_argument("--code", metavar="DIGEST", help="as for train")
 
 
 def tune(chosen: argparse.Namespace) -> None:
     """Conclude a study from its trials; in mode single run them, too."""
     study = _study(chosen)
+    provenance.check_code(study.run, chosen.code)
+    made_from = functools.partial(
+        origin.of_study, study, chosen.output, data=chosen.data, device=chosen.device, threads=chosen.threads
+    )
     if study.mode == "batches":  # its runs are there
-        single.tune(study, chosen.output)
+        single.tune(study, chosen.output, made_from=made_from)
         return
     from flare.runs import lease
     from flare.runs.train import train as train_run
 
     with checkpoint.Stop() as stop, lease.gpu(chosen.device, chosen.jobs_per_gpu, waiting=stop.check) as device:
         carry_out = functools.partial(train_run, device=device, stop=stop, **_options(chosen))
-        key = functools.partial(identity.key_of, data=chosen.data, device=device)
-        single.tune(study, chosen.output, carry_out, key)
+        key = functools.partial(identity.key_of, data=chosen.data, device=device, threads=chosen.threads)
+        single.tune(study, chosen.output, carry_out, key, made_from)
 
 
 def add_count_labels(commands: Commands) -> None:
@@ -222,7 +229,7 @@ def _options(chosen: argparse.Namespace) -> dict[str, Any]:
         "checkpoint_seconds": checkpoint.SECONDS if chosen.checkpoint_seconds is None else chosen.checkpoint_seconds,
         "checkpoint_rounds": chosen.checkpoint_rounds,
         "threads": chosen.threads,
-        "wandb": choose("WANDB_MODE", chosen.wandb or os.environ.get("WANDB_MODE", "offline"), MODES),
+        "wandb": chosen.wandb or ambient.mode_of_wandb("offline"),
     }
 
 

@@ -115,7 +115,7 @@ class Sweep:
     threads: int = field(
         default=1,
         metadata=key(
-            "torch threads per run",
+            "torch threads per run, whatever `--cores` is; on a CPU they decide the last bits of results",
             low=1,
             high=1024,
             allowed="a whole number of torch threads per run, {low} to {high}",

@@ -140,9 +140,11 @@ def _parsed(file: Path) -> ast.Module:
 @contextmanager
 def paper() -> Iterator[None]:
     """The settings with which every figure is drawn and saved."""
-    from matplotlib import rc_context
+    from matplotlib import rc_context, rcdefaults, rcParams
 
-    with rc_context(_RC):
+    with rc_context():
+        rcdefaults()  # whatever matplotlibrc lies about
+        rcParams.update(_RC)
         yield
 
 

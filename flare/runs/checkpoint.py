@@ -18,13 +18,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, cast
 
 from flare.files import CHECKPOINT, opened, replacing
 from flare.runs.lease import NO_LOCKS
+from flare.runs.machine import words
 from flare.runs.process import say
 
 NAME = CHECKPOINT
@@ -126,13 +127,25 @@ class Checkpoint:
     """The checkpoint of one run; entered, it is this process's alone.
 
     key: what must be equal for the state to be taken up again (see `key_of`). seconds: from one save to the next, at
-    least; the first comes after as many. rounds: save after every so many rounds, too.
+    least; the first comes after as many. rounds: save after every so many rounds, too. machine: this one, as
+    `flare.runs.machine` says it; those that a state comes from are in `machines`, if they are others. waited: whether
+    another process had the run when this one came.
     """
 
     def __init__(
-        self, folder: Path, key: Mapping[str, Any], stop: Stop, *, seconds: float = SECONDS, rounds: int | None = None
+        self,
+        folder: Path,
+        key: Mapping[str, Any],
+        stop: Stop,
+        *,
+        seconds: float = SECONDS,
+        rounds: int | None = None,
+        machine: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = folder / NAME
+        self.machines: list[Any] = []
+        self.waited = False
+        self._machine = dict(machine or {})
         self._key = dict(key)
         self._stop = stop
         self._seconds, self._rounds = seconds, rounds
@@ -152,7 +165,7 @@ class Checkpoint:
             except BlockingIOError:
                 if not waiting:
                     say(f"{self.path.parent}: another process carries out this run; waiting for it")
-                waiting = True
+                waiting = self.waited = True
                 time.sleep(0.2)
             except OSError as error:
                 if error.errno not in NO_LOCKS:
@@ -190,6 +203,7 @@ class Checkpoint:
                 seconds, state = float(found["wall_seconds"]), found["state"]
                 if not other and math.isfinite(seconds) and seconds >= 0 and fits(state):
                     self._started -= seconds
+                    self._came_from([*(found.get("machines") or []), found.get("machine")])
                     return dict(state)
                 problem = f"made with other {', '.join(other)}" if other else "a state that no round of this run has"
         except FileNotFoundError:
@@ -201,13 +215,24 @@ class Checkpoint:
 
     def refuse(self, problem: str) -> None:
         """Set aside what was loaded, or could not be, in one line that says why; the run starts from the beginning."""
-        self._started = time.monotonic()
+        self._started, self.machines = time.monotonic(), []
         try:
             os.replace(self.path, self.path.with_name(OLD))
             aside = f"to go on with it, undo the change and rename {OLD} to {NAME}"
         except OSError as error:  # a folder of that name in the place of OLD
             aside = f"it cannot be renamed to {OLD}: {error.strerror}"
         say(f"{self.path}: {problem}; the run starts from the beginning ({aside})", error=True)
+
+    def _came_from(self, machines: Sequence[Any]) -> None:
+        """Note the other machines that a state comes from, and say so: the last bits may be others than on one."""
+        others = [other for other in machines if other and other != self._machine]
+        self.machines = [other for place, other in enumerate(others) if other not in others[:place]]
+        if self.machines:
+            say(
+                f"{self.path}: goes on from another machine ({'; '.join(map(words, self.machines))}; here"
+                f" {words(self._machine)}): the last bits may be others than those of a run on one; run.json says so",
+                error=True,
+            )
 
     @property
     def wall_seconds(self) -> float:
@@ -234,6 +259,7 @@ class Checkpoint:
         """Write the checkpoint, whole or not at all. Where that fails one line says so, and the run goes on."""
         begun = time.monotonic()
         content = {"key": self._key, "wall_seconds": self.wall_seconds, "state": dict(state)}
+        content |= {"machine": self._machine, "machines": self.machines}
         try:
             with replacing(self.path) as file:
                 seal(file, content)

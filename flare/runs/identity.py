@@ -1,4 +1,4 @@
-"""What decides the bits of a run: its settings, the code that computes, the data, the versions.
+"""What decides the bits of a run: its settings, the code that computes, the data, the versions, the threads.
 
 The files that compute are found by walking the imports from where a run begins: no list of them is kept by hand. What
 only decides whether a run begins is no part of it: `flare.errors`, `flare.settings`, the checks of `flare.engine.api`.
@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,20 +70,26 @@ def digest_of(run: Run) -> str:
     return _with_data(code_digest(sources(run)), run.dataset)
 
 
-def key_of(run: Run, data: Path, device: str) -> dict[str, Any]:
-    """All that decides the bits of a run, by name: settings, code, data, versions, the device's kind."""
+def key_of(run: Run, data: Path, device: str, threads: int = 1) -> dict[str, Any]:
+    """All that decides the bits of a run, by name: settings, code, data, versions, the device's kind, its threads."""
     import numpy as np
     import torch
 
-    manifest = datasets.read_manifest(run.dataset, data)
+    kind = device.partition(":")[0]
     return {
         **json.loads(json.dumps(dataclasses.asdict(run))),
         "code": digest_of(run),
-        "data": hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest(),
+        "data": data_digest(datasets.read_manifest(run.dataset, data)),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
-        "device": device.partition(":")[0],
+        "device": kind,
+        "threads": threads if kind == "cpu" else None,
     }
+
+
+def data_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of what a data set's manifest says of its files: their checksums and shapes."""
+    return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache

@@ -1,11 +1,15 @@
 """The one reader of what a run leaves, rounds.csv and run.json: of a reported run and of a trial alike.
 
 Nothing is believed that the other file, the settings or the folder's name can confirm: who it is of, how it ended, its
-rounds, accuracies, losses and bits. What contradicts is a DataError, one line.
+rounds, accuracies, losses and bits. The rest run.json must vouch for: its block `made_from` has SHA-256 of the settings
+and of rounds.csv. What contradicts is a DataError, one line.
+
+Imports neither torch nor pandas: it is asked whenever Snakemake starts (`flare.runs.provenance`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +18,7 @@ from typing import Any
 from flare.columns import COSTS, HISTORY, IDENTITY, ROUNDS, RUNS, STALENESS
 from flare.errors import DataError, shown
 from flare.files import LARGE, SMALL, parse_json, read_bytes
+from flare.runs.record import whole_digest
 
 # What a row of a table has that run.json does not: it follows from the run's settings, or from the other runs.
 DERIVED = (
@@ -45,7 +50,23 @@ def read(folder: Path, *, trial: bool = False, place: bool = True) -> tuple[dict
         _check_ends(found, rows)
     except _Wrong as wrong:
         raise DataError(f"{folder / 'rounds.csv'}: {wrong}") from None
+    if problem := _origin(found, content):
+        raise DataError(f"{folder}: {problem}; delete it, and it is run again")
     return found, content
+
+
+def _origin(found: Mapping[str, Any], content: bytes) -> str:
+    """Why a record does not vouch for its own settings and its rounds.csv; "" if it does."""
+    made = found.get("made_from")
+    if not isinstance(made, dict) or not all(isinstance(made.get(name), str) for name in ("settings", "code", "data")):
+        return "of unknown origin, as run.json does not say what it was made from"
+    if made.get("rounds") != hashlib.sha256(content).hexdigest():
+        return "its rounds.csv is not the one that the run wrote"
+    try:
+        own = whole_digest(found["config"])
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        own = ""
+    return "" if made["settings"] == own else "its settings in run.json are not those it was made with"
 
 
 class _Wrong(Exception):

@@ -7,8 +7,10 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,11 +42,23 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     as it is planned and as its run.json has it.
     """
     tuned = sorted(settings.get("tuned") or ())
-    left_out = ("keep", "local_epochs", "seed", "tuned", *tuned)
+    given = _given(settings, ("keep", "local_epochs", "seed", "tuned", *tuned), tuned)
+    return hashlib.sha256(json.dumps([given, tuned], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def whole_digest(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of every setting of a run, tuned values included: what its result was made from."""
+    return hashlib.sha256(json.dumps(_given(settings), sort_keys=True).encode()).hexdigest()
+
+
+def _given(settings: Mapping[str, Any], left_out: Sequence[str] = (), tuned: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings that are set, with numbers as floats: the same however they were written."""
 
     def plain(value: Any, prefix: str = "") -> Any:
         if isinstance(value, Mapping):
             return {key: plain(item) for key, item in value.items() if f"{prefix}{key}" not in tuned}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     # As on a command line, what is not set is not there.
@@ -52,8 +66,7 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
         key: plain(value, f"{key}." if key == NESTED else "") for key, value in settings.items() if key not in left_out
     }
     unset: tuple[Any, ...] = (None, {}, [])
-    given = {key: value for key, value in given.items() if value is not False and value not in unset}
-    return hashlib.sha256(json.dumps([given, tuned], sort_keys=True).encode()).hexdigest()[:16]
+    return {key: value for key, value in given.items() if value is not False and value not in unset}
 
 
 def write_run(
@@ -65,8 +78,13 @@ def write_run(
     wall_seconds: float,
     device: str,
     threads: int,
+    made_from: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write rounds.csv and run.json of a run of `simulate_rows` into the folder; returns run.json's content."""
+    """Write rounds.csv and run.json of a run of `simulate_rows` into the folder; returns run.json's content.
+
+    made_from: the digests of code and data, and the machine, which `flare.runs.provenance` holds against what is
+    planned; those of the settings and of rounds.csv are added here.
+    """
     import numpy as np
     import torch
 
@@ -101,6 +119,11 @@ def write_run(
             "flare": flare.__version__,
         },
         "git_commit": git_commit(),
+        "made_from": {
+            "settings": whole_digest(dataclasses.asdict(run)),
+            **(made_from or {}),
+            "rounds": hashlib.sha256(rounds_csv).hexdigest(),
+        },
         "config": dataclasses.asdict(run),
         "result_hash": result_hash(rounds_csv, weights),
     }
@@ -129,23 +152,23 @@ def size(bits: float) -> str:
 
 
 def git_commit() -> str | None:
-    """Commit of the code that runs, with "-dirty" where a tracked file was changed; None outside a repository."""
+    """Commit of the code that runs, with "-dirty" where a tracked file was changed; None outside a repository.
+
+    Where there is a repository and git refuses it (it belongs to another user, say), one line says so. Variables that
+    name another repository (GIT_DIR) are not heeded.
+    """
+    package = Path(__file__).parent
+    command = ["git", "-C", str(package), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         said = subprocess.run(
-            [
-                "git",
-                "-C",
-                str(Path(__file__).parent),
-                "describe",
-                "--always",
-                "--abbrev=40",
-                "--dirty",
-                "--exclude=*",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=10,
+            command, capture_output=True, text=True, timeout=10, env=environment | {"LC_ALL": "C"}, errors="replace"
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return said.stdout.strip() if said.returncode == 0 else None
+    if said.returncode == 0:
+        return said.stdout.strip()
+    if any((folder / ".git").exists() for folder in package.parents):
+        why = next(iter(said.stderr.strip().splitlines()), f"git ended with {said.returncode}")
+        print(f"no commit is recorded: {why.removeprefix('fatal: ')}", file=sys.stderr, flush=True)
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from flare.datasets import partitions
 from flare.engine import memory
 from flare.errors import ConfigError
 from flare.files import write_whole
-from flare.runs import checkpoint, lease
+from flare.runs import checkpoint, lease, machine, provenance
 from flare.runs.identity import key_of
 from flare.runs.process import load_libraries, say
 from flare.runs.progress import Progress
@@ -76,6 +77,7 @@ def train(  # noqa: PLR0913, each says how a run is carried out
     load: Callable[..., datasets.Split] = datasets.load,
     hold: bool = False,
     on_evaluate: Report | None = None,
+    code: str | None = None,
 ) -> dict[str, Any]:
     """Carry out the run and write rounds.csv and run.json into `output`; returns what run.json says.
 
@@ -85,22 +87,37 @@ def train(  # noqa: PLR0913, each says how a run is carried out
     stop: raises checkpoint.Interrupted once it has noted a signal. load: `datasets.load`, or one that remembers. hold:
     keep the finished run's files in its checkpoint, too, so that it is not carried out again if they are deleted.
     on_evaluate(row): called at every evaluation, first those before an interruption; what it raises ends the run.
+    code: the digest of the code that the run was planned with; other code is refused.
+
+    A run that was set aside (`old-...` in its folder) and is what is to be carried out is taken back instead.
     """
+    provenance.check_code(run, code)
+    wanted = provenance.planned(run, data, device, threads)
+    known = _known(output, wanted, stop)
+    if known is not None:
+        return known
+    parent = os.getppid()
     load_libraries(wandb != "disabled")
     import torch
 
     torch.set_num_threads(threads)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device: {device!r} is not here; torch sees no GPU, use cpu")
-    key, stop = key_of(run, data, device), stop or checkpoint.Stop()
-    saving = checkpoint.Checkpoint(output, key, stop, seconds=checkpoint_seconds, rounds=checkpoint_rounds)
+    key, stop = key_of(run, data, device, threads), stop or checkpoint.Stop()
+    here = machine.machine(device)
+    saving = checkpoint.Checkpoint(
+        output, key, stop, seconds=checkpoint_seconds, rounds=checkpoint_rounds, machine=here
+    )
     with memory.kept(), saving as saved:
+        if saved.waited and wanted.problem(output) == "":  # what was waited for has ended well
+            say(f"{run.folder}: finished by the other process")
+            return wanted.read(output)
         state = saved.load(functools.partial(_is_state, run))
         if state and "files" in state:  # finished, and deleted because others of its job were not
             for name, text in state["files"].items():
                 write_whole(output / name, text.encode())
-            known: dict[str, Any] = json.loads(state["files"]["run.json"])
-            return known
+            held: dict[str, Any] = json.loads(state["files"]["run.json"])
+            return held
         clients, test = _tensors(run, data, load)
         new_model = _model(run, tuple(test[0].shape[1:]))
         if state and not _has_shapes(state, run, new_model()):
@@ -121,10 +138,16 @@ def train(  # noqa: PLR0913, each says how a run is carried out
             vocabulary = datasets.module(run.dataset).VOCABULARY
             write_whole(output / "sample.txt", sample(model, vocabulary, run.sample_text, run.seed).encode())
         seconds = saved.wall_seconds
-        summary = write_run(output, run, history, weights, wall_seconds=seconds, device=device, threads=threads)
+        made_from = {
+            **{"code": key["code"], "data": key["data"], "device": key["device"]},
+            **{"threads": torch.get_num_threads(), **here, "resumed_from": saved.machines},
+        }
+        summary = write_run(
+            output, run, history, weights, wall_seconds=seconds, device=device, threads=threads, made_from=made_from
+        )
         progress.close(summary)
         tracker.finish({name: summary[name] for name in _TOLD})
-        if hold:
+        if hold or os.getppid() != parent:  # who began this run is gone, and may begin it again
             files = {file.name: file.read_text("utf-8") for file in output.iterdir() if file.name in FILES}
             saved.save({"files": files})
         else:
@@ -169,6 +192,17 @@ def _has_shapes(state: Mapping[str, Any], run: Run, model: Any) -> bool:
         and len(tensors) == len(wanted[of])
         for of, tensors in found.items()
     )
+
+
+def _known(output: Path, wanted: provenance.Planned, stop: checkpoint.Stop | None) -> dict[str, Any] | None:
+    """The record of a run that was set aside and is wanted again, after it was put back."""
+    if not any(output.glob("old-*")) or any((output / name).exists() for name in ("run.json", checkpoint.NAME)):
+        return None
+    with checkpoint.Checkpoint(output, {}, stop or checkpoint.Stop()):
+        record = provenance.take_back(output, wanted)
+    if record is not None:
+        say(f"{output}: was set aside and is what is asked for; taken back")
+    return record
 
 
 def _tensors(run: Run, data: Path, load: Callable[..., datasets.Split]) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ them again.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import math
 import sys
@@ -68,8 +69,11 @@ def warning(study: Study, values: Mapping[str, Any]) -> str:
     return f"{'; '.join(said)}: the best may lie beyond, so widen the range" if said else ""
 
 
-def conclude(study: Study, folder: Path, trials: Sequence[Trial]) -> None:
-    """Write trials.csv, study.json and, last, best.yaml of a study that is over into its folder; says what is best."""
+def conclude(study: Study, folder: Path, trials: Sequence[Trial], made_from: Mapping[str, Any] | None = None) -> None:
+    """Write trials.csv, study.json and, last, best.yaml of a study that is over into its folder; says what is best.
+
+    made_from: what `flare.tuning.origin` holds against what is planned.
+    """
     chosen = best(study, trials)
     said = warning(study, chosen.values)
     keys = list(study.space)
@@ -79,12 +83,11 @@ def conclude(study: Study, folder: Path, trials: Sequence[Trial]) -> None:
         row = [trial.number, trial.number // study.trials, *(trial.values[key] for key in keys), trial.state]
         row += [trial.objective, *(trial.measured.get(seed) for seed in study.seeds)]
         lines.append(",".join("" if value is None else yaml_scalar(value) for value in row))
-    write_whole(folder / "trials.csv", "\n".join([*lines, ""]).encode())
+    table = "\n".join([*lines, ""]).encode()
     settings = {f.name: getattr(study, f.name) for f in dataclasses.fields(study) if f.name != "run"}
     version = importlib.metadata.version("optuna")
     content = {"study": study.name, **settings, "digest": study.digest, "best_trial": chosen.number, "warning": said}
     content["optuna"] = version
-    write_whole(folder / "study.json", to_json(content))
     # Only what the reported runs depend on: they are not repeated if a longer study finds nothing better.
     found = {
         "study": study.name,
@@ -94,7 +97,12 @@ def conclude(study: Study, folder: Path, trials: Sequence[Trial]) -> None:
         "value": chosen.objective,
         "seeds": list(study.seeds),
     }
-    write_whole(folder / "best.yaml", yaml.safe_dump(found, sort_keys=False).encode())
+    values_found = yaml.safe_dump(found, sort_keys=False).encode()
+    own = {"trials.csv": hashlib.sha256(table).hexdigest(), "best.yaml": hashlib.sha256(values_found).hexdigest()}
+    content["made_from"] = {**(made_from or {}), **own}
+    write_whole(folder / "trials.csv", table)
+    write_whole(folder / "study.json", to_json(content))
+    write_whole(folder / "best.yaml", values_found)
     counts = {state: sum(trial.state == state for trial in trials) for state in ("diverged", "pruned")}
     values = ", ".join(f"{key} = {yaml_scalar(value)}" for key, value in chosen.values.items())
     print(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flare.files import to_json, write_whole
+from flare.tuning import origin
 from flare.tuning.space import direction, distributions, latin_hypercube, tidy, to_optuna
 from flare.tuning.study import Study, Trial
 from flare.tuning.trials import read_batch
@@ -57,6 +58,7 @@ def write_proposals(study: Study, folder: Path, batch: int) -> None:
     content = {
         "study": study.name,
         "batch": batch,
+        "made_from": origin.of_proposals(study, folder, batch),
         "trials": [
             {"trial": number, "values": values} for number, values in zip(study.batch(batch), proposals, strict=True)
         ],

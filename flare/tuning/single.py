@@ -24,15 +24,17 @@ def tune(
     folder: Path,
     train: Callable[..., dict[str, Any]] | None = None,
     key: Callable[[Run], dict[str, Any]] = dataclasses.asdict,
+    made_from: Callable[[], Mapping[str, Any]] = dict,
 ) -> None:
     """Conclude a study: from the runs of all its batches or, in mode "single", after carrying out all its trials here.
 
     train(run, output=, on_evaluate=) carries out a run and returns its run.json; `on_evaluate` may end it by an
     exception. key(run): what decides its result. A trial that an interrupted call has finished is not repeated while
-    that and the objective are the same.
+    that and the objective are the same. made_from(): what the study is made from, asked once it is over.
     """
     if study.mode == "batches":
-        conclude(study, folder, [trial for batch in range(study.batches) for trial in read_batch(study, folder, batch)])
+        trials = [trial for batch in range(study.batches) for trial in read_batch(study, folder, batch)]
+        conclude(study, folder, trials, made_from())
         return
     assert train is not None
     done: list[Trial] = []
@@ -48,7 +50,7 @@ def tune(
         done.append(trial)
         said = "" if trial.objective is None else f" {trial.objective:.4f}"
         print(f"{study.name}: trial {number}: {values}: {trial.state}{said}", flush=True)
-    conclude(study, folder, done)
+    conclude(study, folder, done, made_from())
 
 
 def _kept(path: Path, of: Mapping[str, Any]) -> Trial | None:

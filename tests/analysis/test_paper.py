@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from commands import ROOT, snakemake
 from sweeps import write
+from synthetic import vouch
 
 from flare import config
 from flare.analysis import reference
@@ -188,6 +189,7 @@ def finished(folder: Path, experiment: str, method: str, accuracies: list[float]
             (out[-1] / "run.json").write_text(json.dumps(record))
             lines = [",".join(ROUNDS), *(",".join(map(str, row)) for row in rows), ""]
             (out[-1] / "rounds.csv").write_text("\n".join(lines))
+            vouch(out[-1])
     return out
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import DENSE_BITS, write_labels, write_run, write_sweep
+from synthetic import DENSE_BITS, vouch, write_labels, write_run, write_sweep
 
 from flare.analysis import tables
 from flare.analysis.reading import expand
@@ -24,7 +24,7 @@ from flare.config import Run
 from flare.errors import ConfigError, DataError
 from flare.runs.record import size
 
-FILES = ("rounds.csv", "runs.csv", "costs.csv", "summary.csv", "summary.md", "summary.tex")
+FILES = ("rounds.csv", "runs.csv", "costs.csv", "summary.csv", "summary.md", "summary.tex", "made_from.json")
 EVALUATED = [0, 10]
 
 
@@ -199,7 +199,8 @@ def test_the_same_runs_give_the_same_bytes_whatever_they_cost(tmp_path: Path) ->
     same = {
         name: (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes() for name in FILES
     }
-    assert same == {name: name != "costs.csv" for name in FILES}
+    # costs.csv has the wall times, and made_from.json its checksum.
+    assert same == {name: name not in ("costs.csv", "made_from.json") for name in FILES}
     assert pd.read_csv(tmp_path / "second" / "costs.csv")["wall_seconds"].eq(99.5).all()
 
 
@@ -216,6 +217,7 @@ def test_columns_that_only_some_runs_have_are_empty_in_the_others(tmp_path: Path
     lines = (measured / "rounds.csv").read_text().splitlines()
     more = ["staleness_mean,never_sent", "1.5,0.25", "2.5,"]
     (measured / "rounds.csv").write_text("".join(f"{a},{b}\n" for a, b in zip(lines, more, strict=True)))
+    vouch(measured)
     tables.tabulate([plain, measured], tmp_path / "tables")
     rounds = tables.read(tmp_path / "tables")["rounds"]
     assert rounds["staleness_mean"].fillna(-1).tolist() == [-1, -1, 1.5, 2.5]
@@ -321,7 +323,8 @@ def test_what_the_engine_records_is_what_the_tables_read(tmp_path: Path) -> None
         learning_rate=0.1,
     )
     folder = tmp_path / "runs" / run.folder
-    record(folder, run, history, weights, wall_seconds=1.0, device="cpu", threads=1)
+    made_from = {"code": "c", "data": "d", "device": "cpu", "threads": 1}
+    record(folder, run, history, weights, wall_seconds=1.0, device="cpu", threads=1, made_from=made_from)
     tables.tabulate([folder], tmp_path / "tables")
     found = tables.read(tmp_path / "tables")
     pd.testing.assert_frame_equal(found["rounds"].drop(columns=list(IDENTITY)), history.frame(), check_exact=True)

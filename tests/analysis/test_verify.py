@@ -108,8 +108,10 @@ def test_a_configuration_says_where_the_folders_are(sweep: Path, capsys: pytest.
     runs = [str(sweep / "results/runs" / run.folder) for run in RUNS]
     assert cli.main(["tabulate", *runs, "--output", f"{sweep}/results/tables"]) == 0
     capsys.readouterr()
-    assert cli.main(["show", str(file)]) == 0
+    assert cli.main(["show", f"{sweep}/results"]) == 0
     assert f"Tables:  {sweep}/results/tables" in capsys.readouterr().out
+    assert cli.main(["show", str(file)]) == 2  # they are of other runs than that configuration's
+    assert f"{sweep}/results/tables: not of this configuration" in capsys.readouterr().err
 
 
 def test_the_sample_is_of_the_seed(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,11 @@ def results(folder: Path) -> dict[str, bytes]:
         *folder.glob("results/figures/**/*.*"),
     ]
     # Wall times differ from one sweep to the next.
-    out = {str(f.relative_to(folder)): f.read_bytes() for f in files if f.stem not in ("costs", "compute_cost")}
+    out = {
+        str(f.relative_to(folder)): f.read_bytes()
+        for f in files
+        if f.stem not in ("costs", "compute_cost", "made_from")
+    }
     for file in folder.glob("results/runs/**/run.json"):
         record = json.loads(file.read_bytes())
         out[str(file.relative_to(folder))] = f"{record['status']} {record['result_hash']}".encode()

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic import vouch
 from synthetic import write_run as write_synthetic
 
 from flare import cli, status
 from flare.config import runs
+from flare.runs.identity import digest_of
+from flare.runs.provenance import dataset_digest
 
 KEEPS = ["1e-2", "1e-3"]
 
@@ -45,7 +48,9 @@ def write_run(config: dict[str, Any], **which: Any) -> None:
     which = {"local_epochs": 1, **which}
     identity = {key: value for key, value in which.items() if key != "diverged_round"}
     run = next(run for run in runs(config) if all(getattr(run, key) == value for key, value in identity.items()))
-    write_synthetic(Path(config["results"]), **which, change={"config": dataclasses.asdict(run)})
+    folder = write_synthetic(Path(config["results"]), **which, change={"config": dataclasses.asdict(run)})
+    data = dataset_digest(run.dataset, Path("data")) or "d"
+    vouch(folder, code=digest_of(run), data=data)
 
 
 def log(results: Path, folder: str, text: str, seeds: str = "") -> None:

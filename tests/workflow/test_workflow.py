@@ -161,8 +161,6 @@ def test_a_new_seed_plans_only_its_runs(sweep: Path) -> None:
 def test_what_does_not_decide_a_result_plans_nothing(sweep: Path) -> None:
     content = copy.deepcopy(CONFIG) | {
         "wandb": {"mode": "disabled", "project": "other"},
-        "threads": 2,
-        "device": "cuda",
         "jobs_per_gpu": 2,
         "runs_per_job": 2,
         "checkpoint": {"seconds": 1, "rounds": 2},

@@ -14,18 +14,20 @@ rule tabulate:
         costs=report(f"{TABLES}/costs.csv", **about("costs (csv)", "costs")),
         summary=f"{TABLES}/summary.csv",
         texts=multiext(f"{TABLES}/summary", ".md", ".tex"),
+        made_from=f"{TABLES}/made_from.json",
     log:
         f"{RESULTS}/logs/tabulate.log",
     conda:
         ENV
     params:
         runs=lambda wildcards: list(patterns()),
-        # So that no run of another configuration, which Snakemake may have forgotten, gets into a table.
-        settings=lambda wildcards: digests(),
-        late=config.get("late_evaluations", 5),
+        # So that no run of another configuration or of other code gets into a table.
+        settings=lambda wildcards: digests(of_settings),
+        code=lambda wildcards: digests(code_of_run),
+        late=LATE,
     shell:
-        "python -m flare tabulate {params.runs:q} --settings {params.settings:q} --late {params.late}"
-        ' --output "$(dirname {output.runs:q})" > {log:q} 2>&1'
+        "python -m flare tabulate {params.runs:q} --settings {params.settings:q} --code {params.code:q} --late {params.late}"
+        ' --output "$(dirname {output.runs:q})" > {log:q} 2>&1 || exit $?; grep WARNING: {log:q} >&2 || true'
 
 
 # What the runs say of the paper's claims.
@@ -71,8 +73,8 @@ rule reach:
 # Our cells beside the authors' published numbers.
 rule compare:
     input:
-        lambda w: expand(f"{RESULTS}/runs/{{run}}/run.json", run=at_hand()),
-        reference=f"{ROOT}/config/reference.csv",
+        made_from=rules.tabulate.output.made_from,  # which tells every run and its content
+        reference=ancient(f"{ROOT}/config/reference.csv"),
         code=code("analysis/reference"),
     output:
         csv=f"{TABLES}/reference.csv",
@@ -83,9 +85,10 @@ rule compare:
         ENV
     params:
         runs=lambda wildcards: list(patterns()),
-        settings=lambda wildcards: digests(),
+        settings=lambda wildcards: digests(of_settings),
+        code=lambda wildcards: digests(code_of_run),
     shell:
-        "python -m flare compare {params.runs:q} --settings {params.settings:q} --reference {input.reference:q}"
+        "python -m flare compare {params.runs:q} --settings {params.settings:q} --code {params.code:q} --reference {input.reference:q}"
         ' --output "$(dirname {output.csv:q})/reference" > {log:q} 2>&1'
 
 
@@ -114,8 +117,7 @@ rule render:
 # How many samples of each class each client holds.
 rule count_labels:
     input:
-        manifest=lambda w: f"{DATA}/{config['experiments'][w.experiment]['dataset']}/manifest.json",
-        data=lambda w: ancient(f"{DATA}/{config['experiments'][w.experiment]['dataset']}/train.npz"),
+        data=lambda w: data_set(config["experiments"][w.experiment]["dataset"], "train"),
         code=lambda w: code("datasets/partitions/__init__", scheme_of(w.experiment)),
     output:
         f"{TABLES}/labels/{{experiment}}.csv",
@@ -125,9 +127,9 @@ rule count_labels:
         ENV
     params:
         dealt=lambda w: dealt(w.experiment),
+        data=DATA,
     shell:
-        "python -m flare count_labels {params.dealt} --output {output:q}"
-        ' --data "$(dirname "$(dirname {input.manifest:q})")" > {log:q} 2>&1'
+        "python -m flare count_labels {params.dealt} --output {output:q} --data {params.data:q} > {log:q} 2>&1"
 
 
 # Every trial of an experiment's studies.
@@ -180,7 +182,7 @@ rule plot:
 # A notebook as a page: executed on the tables, which it says where to find.
 rule execute:
     input:
-        notebook=f"{ROOT}/notebooks/{{notebook}}.ipynb",
+        notebook=ancient(f"{ROOT}/notebooks/{{notebook}}.ipynb"),
         tables=[rules.tabulate.output, rules.judge.output],
         labels=lambda w: expand(rules.count_labels.output, experiment=experiments_at_hand()),
         code=code("figures/__init__", "figures/style/looks"),
@@ -197,9 +199,12 @@ rule execute:
         ENV
     params:
         results=lambda w, input: os.path.abspath(os.path.dirname(os.path.dirname(input.tables[0]))),
+        folder=lambda w, output: os.path.abspath(os.path.dirname(output[0])),
+    # From an empty folder: nbconvert imports from where it is called, IPython runs what it finds in its own folder.
     shell:
+        'IPYTHONDIR=$(mktemp -d) && export IPYTHONDIR && trap \'rm -rf "$IPYTHONDIR"\' EXIT && (cd "$IPYTHONDIR" && '
         "FLARE_RESULTS={params.results:q} jupyter nbconvert --execute --to html --log-level ERROR {input.notebook:q}"
-        ' --output-dir "$(dirname {output:q})" > {log:q} 2>&1'
+        " --output-dir {params.folder:q}) > {log:q} 2>&1"
 
 
 # All that the report shows.
@@ -215,7 +220,7 @@ rule evidence:
 rule report:
     input:
         rules.evidence.input,
-        captions=[f"{ROOT}/workflow/report/{name}.rst" for name in ("figure", "table", "workflow")],
+        captions=ancient([f"{ROOT}/workflow/report/{name}.rst" for name in ("figure", "table", "workflow")]),
     output:
         f"{RESULTS}/report.html",
     log:

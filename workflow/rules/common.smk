@@ -7,19 +7,23 @@ import sys
 from pathlib import Path
 
 from flare import figures, status
-from flare.runs.identity import digest_of as code_of_run, reached
+from flare.runs.identity import code_digest, digest_of as code_of_run, reached
+from flare.runs import ambient, provenance
 from flare.files import write_whole
 from flare.config import Run, check_folders, runs, settle
 from flare.runs.lease import clear_stale
 from flare.runs.record import settings_digest
 from flare.settings import EXPERIMENT_PATTERN, KEEP_PATTERN, WANDB_PROJECT
+from flare.tuning.origin import Sweep, code as code_of_tuning
 from flare.tuning.study import studies
 
 # Of thousands of jobs all is kept until the end: looking for garbage as often as Python does takes a tenth of the time.
 gc.set_threshold(100_000, 20, 100)
 
 # As Snakemake has it, which takes the last of a key's values and adds those of --config, numbers as they are meant.
-SOURCE = refuse(settle, config, [Path(file) for file in workflow.configfiles], workflow.config_settings.overwrite_config)
+SOURCE = refuse(
+    settle, config, [Path(file) for file in workflow.configfiles], workflow.config_settings.overwrite_config
+)
 refuse(check, config, SOURCE)
 refuse(check_folders, config, SOURCE)
 
@@ -29,19 +33,27 @@ if workflow.is_main_process:
 DATA = os.path.normpath(config.get("data", "data"))
 RESULTS = os.path.normpath(config.get("results", "results"))
 THREADS = config.get("threads", 1)
+LATE = config.get("late_evaluations", 5)
 WANDB = config.get("wandb", {})
 STORAGE = config.get("storage") or os.getenv("FLARE_STORAGE", "")
 # What does not decide a result is in no rule's params, so that changing it re-runs nothing: jobs inherit it. And rules
-# call `python -m flare` of this checkout, from whatever working directory and environment.
+# call `python -m flare` of this checkout, with the Python that runs this, from whatever working directory and
+# environment: what else lies there is not imported, and no variable of the user's changes what is computed or drawn.
+for name in ambient.shut_out(os.environ):
+    del os.environ[name]
 os.environ.update(
-    PYTHONPATH=os.pathsep.join(filter(None, (ROOT, os.getenv("PYTHONPATH")))),
+    ambient.SET,
+    MATPLOTLIBRC=ambient.matplotlibrc(),
+    PATH=os.pathsep.join((os.path.dirname(os.path.abspath(sys.executable)), os.getenv("PATH", os.defpath))),
+    PYTHONPATH=ambient.packages(str(ROOT), os.environ),
     FLARE_LOCK=os.path.abspath(os.getenv("FLARE_LOCK") or f"{ROOT}/requirements.lock"),
     FLARE_DEVICE=config.get("device", "cpu"),
     FLARE_JOBS_PER_GPU=str(config.get("jobs_per_gpu", 1)),
     FLARE_CHECKPOINT_SECONDS=str(config.get("checkpoint", {}).get("seconds", "")),
     FLARE_CHECKPOINT_ROUNDS=str(config.get("checkpoint", {}).get("rounds", "")),
     FLARE_STORAGE=STORAGE,
-    WANDB_MODE=WANDB.get("mode", "offline"),
+    # The SDK's own switches, set by the user, win over the configuration.
+    WANDB_MODE=refuse(ambient.mode_of_wandb, WANDB.get("mode", "offline")),
     WANDB_PROJECT=WANDB.get("project", WANDB_PROJECT),
     WANDB_ENTITY=WANDB.get("entity") or "",
     FLARE_SYSTEM_METRICS=str(WANDB.get("system_metrics", False)).lower(),
@@ -63,6 +75,9 @@ FIGURES = [
     for figure in figures.of(config, name)
     for format in ("pdf", "png")
 ]
+DEVICE = os.environ["FLARE_DEVICE"]
+# What lies in results/, held against what is planned: file times and what Snakemake remembers say nothing of it.
+SWEEP = Sweep(Path(RESULTS), Path(DATA), DEVICE, THREADS, STUDIES)
 TABLE_PAGES = expand(
     f"{TABLES}/pages/{{table}}.html",
     table=("claims", "summary", "overall", "reached", "reference", *(["studies"] if STUDIES else [])),

@@ -18,12 +18,25 @@ def run_of(wildcards):
     return CELLS[CELL.format(**wildcards)]
 
 
+def data_set(name, *splits):
+    """Files of a data set, which must be there, whenever they were written: checksums vouch for them."""
+    return ancient([f"{DATA}/{name}/{file}" for file in ("manifest.json", *(f"{split}.npz" for split in splits))])
+
+
 @known
 def data_of(wildcards):
-    """A run's data set. The manifest vouches for the rest by checksum, so it alone says whether the data changed."""
-    folder = f"{DATA}/{run_of(wildcards).dataset}"
-    data = ancient([f"{folder}/{split}.npz" for split in ("train", "test")])
-    return {"manifest": f"{folder}/manifest.json", "data": data}
+    """A run's data set: what a run needs that is not finished."""
+    return data_set(run_of(wildcards).dataset, "train", "test")
+
+
+def unless_finished(seeds, needed):
+    """What a job that trains runs of these seeds needs, as an input function: nothing if all of them are finished."""
+
+    def function(wildcards):
+        own = [RUN.format(**{**wildcards, "seed": str(seed).format(**wildcards)}) for seed in seeds]
+        return [] if all(SWEEP.run(RUNS[folder]) == "" for folder in own) else needed(wildcards)
+
+    return known(function)
 
 
 @functools.cache
@@ -98,8 +111,11 @@ def dealt(experiment):
 
 
 def code(*names):
-    """Files of the package whose change makes a job's results stale: these, and all that they import."""
-    return [f"{ROOT}/flare/{name}.py" for name in reached(names, ("__init__", "errors", "settings"))]
+    """Files of the package whose change makes a job's results stale: these, and all that they import.
+
+    Compared by what they do (origin.smk), never by their times.
+    """
+    return ancient([f"{ROOT}/flare/{name}.py" for name in reached(names, ("__init__", "errors", "settings"))])
 
 
 def scheme_of(experiment):
@@ -125,12 +141,17 @@ def patterns():
         yield f"{RESULTS}/runs/{experiment}/{method}/keep-{keep}/epochs-{epochs}/seed-{seed}"
 
 
-def digests():
-    """For each of the patterns, what decides the results of its runs."""
+def digests(of):
+    """For each of the patterns, a digest of what decides the results of its runs."""
     first = {}
     for run in at_hand().values():
         first.setdefault((run.experiment, run.method), run)
-    return [settings_digest(dataclasses.asdict(run)) for run in first.values()]
+    return [of(run) for run in first.values()]
+
+
+def of_settings(run):
+    """The digest of the settings that a pattern's runs share."""
+    return settings_digest(dataclasses.asdict(run))
 
 
 @functools.cache
@@ -186,6 +207,11 @@ def trial_of(wildcards):
     """The run of a trial, but for its values."""
     study = study_of(wildcards)
     return next(run for run in study.runs(int(wildcards.trial)) if run.seed == int(wildcards.seed))
+
+
+def trial_problem(wildcards):
+    """Why a run of a trial is not finished."""
+    return SWEEP.trial(study_of(wildcards), trial_of(wildcards))
 
 
 def tried(study, batches):

@@ -3,9 +3,9 @@ rule merge:
     output:
         f"{TABLES}/plan.yaml",
     params:
-        config=json.dumps(config, indent=1),
+        merged=json.dumps(config, indent=1),
     run:
-        write_whole(Path(output[0]), params.config.encode())
+        write_whole(Path(output[0]), params.merged.encode())
 
 
 rule plan:

@@ -5,8 +5,8 @@ for name, seeds, experiments in jobs():
         name:
             name
         input:
-            unpack(data_of),
-            best=best_of if STUDIES else [],
+            data=unless_finished(seeds, data_of),
+            best=unless_finished(seeds, best_of) if STUDIES else [],
         output:
             rounds=expand(f"{RESULTS}/runs/{CELL}/seed-{{seed}}/rounds.csv", seed=seeds, allow_missing=True),
             run=expand(f"{RESULTS}/runs/{CELL}/seed-{{seed}}/run.json", seed=seeds, allow_missing=True),
@@ -22,13 +22,15 @@ for name, seeds, experiments in jobs():
             runtime=lambda w, attempt: needs(w.experiment, "runtime") * attempt,
             gpu=int(config.get("device", "cpu") != "cpu"),
         params:
-            # Only what decides the result: a changed setting plans the runs it touches and no others.
+            # What is compared, and by content, says origin.smk: whether a run is made anew does not hang on these.
             run=arguments,
-            # Code is a setting, too: compared by what it does, so that a comment or a new checkout re-runs nothing.
+            # The job refuses code other than that with which it was planned.
             code=code_of,
-            # Derived from the outputs, so not compared: how many runs a job takes decides no result.
             folders=folders_of,
+            data=DATA,
+            # As many as configured, also where Snakemake has fewer cores to give: the bits depend on them.
+            threads=THREADS,
         # exec: a signal reaches the run itself, and Snakemake waits until it is saved.
         shell:
             "exec python -m flare train {params.run} --values {input.best:q} --output {params.folders:q}"
-            ' --data "$(dirname "$(dirname {input.manifest:q})")" --threads {threads} > {log:q} 2>&1'
+            " --code {params.code} --data {params.data:q} --threads {params.threads} > {log:q} 2>&1"

@@ -8,7 +8,7 @@ localrules:
 
 rule tune_propose:
     input:
-        tried=lambda w: list(tried(study_of(w), range(int(w.batch)))),
+        tried=lambda w: ancient(list(tried(study_of(w), range(int(w.batch))))),
     output:
         f"{STUDY}/batch-{{batch}}/proposals.json",
     log:
@@ -25,9 +25,8 @@ rule tune_propose:
 # One run of a trial; of the data it is given the training part alone.
 rule tune_train:
     input:
-        manifest=lambda w: f"{DATA}/{trial_of(w).dataset}/manifest.json",
-        data=lambda w: ancient(f"{DATA}/{trial_of(w).dataset}/train.npz"),
-        proposals=f"{STUDY}/batch-{{batch}}/proposals.json",
+        data=lambda w: [] if trial_problem(w) == "" else data_set(trial_of(w).dataset, "train"),
+        proposals=ancient(f"{STUDY}/batch-{{batch}}/proposals.json"),
     output:
         rounds=f"{TRIAL}/rounds.csv",
         run=f"{TRIAL}/run.json",
@@ -44,10 +43,12 @@ rule tune_train:
     params:
         run=lambda w: trial_of(w).flags(),
         code=lambda w: code_of_run(trial_of(w)),
+        data=DATA,
+        threads=THREADS,
     shell:
         "set -- train {params.run} --values {input.proposals:q}"
-        ' --output "$(dirname {output.run:q})" --data "$(dirname "$(dirname {input.manifest:q})")"; '
-        'python -m flare "$@" --threads {threads} > {log:q} 2>&1 || {{ code=$?; {{'
+        ' --output "$(dirname {output.run:q})" --data {params.data:q}; '
+        'python -m flare "$@" --code {params.code} --threads {params.threads} > {log:q} 2>&1 || {{ code=$?; {{'
         " echo 'flare: trial {wildcards.trial} of this study failed; to see why, in this folder:';"
         ' printf "  python -m flare"; printf " %q" "$@"; echo; }} | tee -a {log:q} >&2; exit $code; }}'
 
@@ -55,9 +56,10 @@ rule tune_train:
 # The end of a study; in mode single all of it.
 rule tune:
     input:
-        tried=lambda w: list(tried(study_of(w), range(study_of(w).batches))) if study_of(w).mode == "batches" else [],
-        manifest=lambda w: f"{DATA}/{study_of(w).run.dataset}/manifest.json",
-        data=lambda w: ancient(f"{DATA}/{study_of(w).run.dataset}/train.npz"),
+        tried=lambda w: (
+            ancient(list(tried(study_of(w), range(study_of(w).batches)))) if study_of(w).mode == "batches" else []
+        ),
+        data=lambda w: [] if SWEEP.best(study_of(w)) == "" else data_set(study_of(w).run.dataset, "train"),
     output:
         best=f"{STUDY}/best.yaml",
         trials=f"{STUDY}/trials.csv",
@@ -75,11 +77,12 @@ rule tune:
         gpu=lambda w: int(config.get("device", "cpu") != "cpu" and runs_within(study_of(w)) > 0),
     params:
         study=lambda w: study_of(w).flags(),
-        code=lambda w: code_of_run(study_of(w).run) if study_of(w).mode == "single" else "",
+        code=lambda w: code_of_run(study_of(w).run),
+        data=DATA,
+        threads=THREADS,
     shell:
-        'set -- tune {params.study} --output "$(dirname {output.best:q})"'
-        ' --data "$(dirname "$(dirname {input.manifest:q})")"; '
-        'python -m flare "$@" --threads {threads} > {log:q} 2>&1 || {{ code=$?; {{'
+        'set -- tune {params.study} --output "$(dirname {output.best:q})" --data {params.data:q}; '
+        'python -m flare "$@" --code {params.code} --threads {params.threads} > {log:q} 2>&1 || {{ code=$?; {{'
         " echo 'flare: this study failed; to see why, in this folder:';"
         ' printf "  python -m flare"; printf " %q" "$@"; echo; }} | tee -a {log:q} >&2; exit $code; }};'
         " grep WARNING: {log:q} >&2 || true"

@@ -1,0 +1,180 @@
+# Whether what lies in results/ is what is planned: by content, whatever Snakemake remembers and whenever it was written.
+#
+# Snakemake asks its records (`.snakemake`) whether a job's output is whole, and whether the job was another one when it
+# was made. For the rules named here it is answered from the files themselves, so that results without records, with
+# other times, or moved, copied and cloned ones are taken for what they are.
+import hashlib
+import json
+
+import snakemake.persistence
+
+from flare.analysis.origin import tables_problem
+from flare.files import write_whole
+
+# What of Snakemake's own records would have a job carried out again: file names, parameters and texts of rules.
+SILENT = {
+    "has_metadata": True,
+    "has_outdated_metadata": False,
+    "params_changed": False,
+    "input_changed": [],
+    "code_changed": [],
+    "software_stack_changed": [],
+}
+# Rules whose results say nothing themselves: what they are of is noted beside the results, when all is done.
+NOTED = {
+    *(
+        "judge",
+        "reach",
+        "compare",
+        "render",
+        "count_labels",
+        "gather_trials",
+        "plot",
+        "execute",
+        "report",
+        "tabulate_studies",
+    ),
+    *("export_studies", "merge", "plan"),
+}
+# Of those rules' parameters, what decides the output.
+DECIDING = ("dealt", "level", "caption", "settings", "storage", "targets", "link", "merged")
+
+
+def problems(job):
+    """By output folder or file, why what a job of ours left is not what is planned: "" if it is, None if not ours."""
+    name, w = job.rule.name, job.wildcards
+    if name == "train" or re.fullmatch(r"train_\d+", name):
+        folders = [os.path.dirname(file) for file in job.output.run]
+        return {folder: SWEEP.run(RUNS[os.path.relpath(folder, f"{RESULTS}/runs")]) for folder in folders}
+    if name == "tune_train":
+        return {os.path.dirname(job.output.run): trial_problem(w)}
+    if name == "tune_propose":
+        return {job.output[0]: SWEEP.proposals(study_of(w), int(w.batch))}
+    if name == "tune":
+        return {job.output.best: SWEEP.best(study_of(w))}
+    if name == "tabulate":
+        return {TABLES: tables_problem(Path(TABLES), SWEEP, at_hand().values(), LATE)}
+    if name == "fetch":
+        return {}
+    if name in NOTED:
+        return {job.output[0]: "" if noted(job) else "made from something else"}
+    return None
+
+
+def stale(job):
+    """Those of a job's outputs that are there and must be made again."""
+    found = problems(job)
+    if not any(found.values()):
+        return []
+    there = [file for file in job.output if os.path.exists(file)]
+    if job.rule.name.startswith(("train", "tune_train")) and workflow.is_main_process and carries_out():
+        # Kept, not deleted: a run that agrees after all, perhaps with another study's values, is taken back.
+        for folder in found:
+            provenance.set_aside(Path(folder))
+    return there
+
+
+def carries_out():
+    """Whether jobs are carried out: not in a dry run, nor if a question is answered or times are changed."""
+    return workflow.executor_plugin is not None and not workflow.dryrun and not workflow.touch
+
+
+def content_of(job):
+    """SHA-256 of all that a job's output follows from: its inputs' content, code by what it does, parameters."""
+    digest = hashlib.sha256(job.rule.name.encode())
+    for file in sorted(map(str, job.input)):
+        inside = os.path.relpath(file, f"{ROOT}/flare")
+        if inside.endswith(".py") and not inside.startswith(".."):
+            said = code_digest((inside.removesuffix(".py"),))
+        elif file.startswith(f"{DATA}{os.sep}"):
+            inside = said = ""  # its manifest vouches for it
+            if os.path.basename(file) == "manifest.json":
+                said = provenance.dataset_digest(os.path.basename(os.path.dirname(file)), Path(DATA)) or ""
+        else:
+            inside, said = os.path.basename(file), sum_of(file)
+        digest.update(f"{inside}\n{said}\n".encode())
+    deciding = {name: value for name, value in job.params.items() if name in DECIDING}
+    digest.update(json.dumps(deciding, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def sum_of(file):
+    """SHA-256 of a file, read once while it does not change; "" if there is none."""
+    try:
+        found = os.stat(file)
+        return _sum(str(file), found.st_mtime_ns, found.st_size, found.st_ino)
+    except OSError:
+        return ""
+
+
+@functools.cache
+def _sum(file, *_):
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def note_of(job):
+    """Where it is noted what a job's output is of."""
+    return Path(RESULTS, "made_from", f"{os.path.relpath(job.output[0], RESULTS)}.json")
+
+
+def noted(job):
+    """Whether a job's output is the one that was noted, and of what there is now."""
+    try:
+        note = json.loads(note_of(job).read_bytes())
+        own = {os.path.relpath(file, RESULTS): sum_of(file) for file in job.output}
+        return note == {"of": content_of(job), "files": own}
+    except (OSError, ValueError):
+        return False
+
+
+def note_all(log=None):
+    """Note what the outputs that were made are of. After a kill it is not noted, and they are made again."""
+    for job in workflow.dag.jobs:
+        if job.rule.name in NOTED and workflow.dag.needrun(job) and workflow.dag.finished(job):
+            own = {os.path.relpath(file, RESULTS): sum_of(file) for file in job.output}
+            write_whole(note_of(job), json.dumps({"of": content_of(job), "files": own}).encode())
+
+
+def ours(job):
+    """Whether a job is of a rule that is answered for here."""
+    return str(job.rule.snakefile).startswith(f"{ROOT}{os.sep}") and problems(job) is not None
+
+
+def answer_for_records(kind):
+    """Have Snakemake's records of our jobs answered from the files."""
+    incomplete = kind.incomplete
+
+    async def is_incomplete(self, job):
+        if not ours(job):
+            return await incomplete(self, job)
+        job.dag.forcefiles.update(stale(job))  # as Snakemake does itself with what is not whole
+        return []
+
+    kind.incomplete = is_incomplete
+    for name, answer in SILENT.items():
+        asked = getattr(kind, name)
+
+        def silent(self, job, *given, asked=asked, answer=answer, **more):
+            return answer if ours(job) else asked(self, job, *given, **more)
+
+        setattr(kind, name, silent)
+
+    checksums = kind.input_checksums
+
+    def input_checksums(self, job, path):
+        # What it is made from is compared above: a newer input is no other one.
+        return {f"sha256:{sum_of(path)}"} if ours(job) else checksums(self, job, path)
+
+    kind.input_checksums = input_checksums
+
+
+answer_for_records(snakemake.persistence.PersistenceBase)
+
+
+onsuccess:
+    note_all()
+
+
+onerror:
+    note_all()
