@@ -119,7 +119,8 @@ HAND: dict[str, tuple[tuple[str, str, str], ...]] = {
     "workflow/rules/assemble.smk": (
         ('code=lambda w: code("datasets/partitions/__init__", scheme_of(w.experiment)),', "", "changed_code"),
         ('code(f"figures/{w.figure}", *looks(w.experiment))', 'f"{ROOT}/flare/figures/{w.figure}.py"', "changed_code"),
-        ('code=code("analysis/claims"),', "", "changed_code"),
+        ('code=code("analysis/claims", "analysis/overall"),', "", "changed_code"),
+        ('code=code("analysis/reached"),', "", "changed_code"),
         ('code=code("analysis/tables"),', "", "changed_code"),
         ('code=code("analysis/reference"),', "", "changed_code"),
         ('code=code("analysis/pages"),', "", "changed_code"),
@@ -184,7 +185,7 @@ HAND: dict[str, tuple[tuple[str, str, str], ...]] = {
         ('[f"staleness_{kind}"].mean()', '[f"staleness_{kind}"].max()', ""),
     ),
     "flare/figures/accuracy_by_round.py": (('x="communication round"', 'x="epoch"', ""),),
-    "flare/figures/accuracy_by_uplink.py": (
+    "flare/figures/style/traffic.py": (
         ("best > best.shift(fill_value=-1.0)", "best > best.shift(fill_value=100.0)", ""),
         ("_BITS_PER_MEGABYTE = 8e6", "_BITS_PER_MEGABYTE = 1e6", ""),
         (".cummax()\n    look_of", "\n    look_of", ""),

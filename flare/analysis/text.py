@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
@@ -99,12 +100,14 @@ def show(summary: pd.DataFrame) -> str:
     """The summary for a terminal: aligned, at most 110 columns wide, a heading line per experiment."""
     people = summary_as_text(summary)
     cells = people.drop(columns=["experiment", "best, optimistic (%)"])
-    cells["method"] = [_shorten(method, 28) for method in cells["method"]]
-    widths = [max(map(len, (name, *cells[name]))) for name in cells]
+    widths = {name: max(map(len, (name, *cells[name]))) for name in cells}
+    most = max(len("method"), _WIDTH - sum(2 + width for name, width in widths.items() if name != "method") - 2)
+    cells["method"] = [_shorten(method, most) for method in cells["method"]]
+    widths["method"] = min(widths["method"], most)
     align = [str.ljust if name in ("method", "keep", "n") else str.rjust for name in cells]
 
     def line(texts: Iterable[str]) -> str:
-        padded = (put(text, width) for put, text, width in zip(align, texts, widths, strict=True))
+        padded = (put(text, width) for put, text, width in zip(align, texts, widths.values(), strict=True))
         return ("  " + "  ".join(padded)).rstrip()
 
     lines = [line(cells.columns)]
@@ -112,10 +115,11 @@ def show(summary: pd.DataFrame) -> str:
         first = summary.loc[group.index[0]]
         lines.append(_shorten(f"{experiment} ({first['dataset']}, {first['model']})", _WIDTH))
         lines.extend(line(row) for row in group.itertuples(index=False))
-    lines.append(
+    note = (
         f"accuracy: final and of the last evaluations, mean ± half-width of the {percent(LEVEL)} t-interval over the n"
         " finished runs; (a to b): its limits, if one is beyond 0 to 100 %; (a, b): two runs"
     )
+    lines += textwrap.wrap(note, _WIDTH)
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flare.config.checking import check
+from flare.config.checking import check, check_values
 from flare.config.reading import read
 from flare.config.written import as_meant
 from flare.errors import ConfigError
@@ -17,8 +17,12 @@ def settle(config: dict[str, Any], files: Sequence[Path], given: Mapping[str, An
     messages of the check. ConfigError for a file that cannot be read.
     """
     contents = [read(file) for file in files]
-    meant = as_meant(config, given)
     source = " + ".join(map(str, files)) or "config"
+    try:
+        check_values(config)  # of which some hold themselves
+    except ConfigError as problem:
+        raise ConfigError(f"{source}: {problem}") from None
+    meant = as_meant(config, given)
     if given:
         alone: dict[str, Any] = {}
         for content in contents:

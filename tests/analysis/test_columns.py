@@ -36,8 +36,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     digits |= {"dataset": "digits", "model": "fc", "keep": "1e-2", "clients": 10, "schedule": {}, "batch_size": 8}
     digits |= {"partition": {"samples_per_client": 16}, "local_epochs": 1}
     for seed, method in itertools.product(range(1, 7), ("flare", "topk")):
-        change = {"config": digits | {"method": method}, "parameters": 650, "compression": 20800 / 288}
-        run = write_run(results, experiment="real", method=method, seed=seed, change=change)
+        change = {"config": digits | {"method": method}}
+        run = write_run(
+            results, experiment="real", method=method, seed=seed, change=change, parameters=650, message_bits=288
+        )
         rows = (run / "rounds.csv").read_text().splitlines()
         empty = "," * len(columns.STALENESS)
         header = ",".join([rows[0], *columns.STALENESS, "downlink_delta_bits"])

@@ -155,7 +155,7 @@ def test_the_reference_is_what_the_authors_published() -> None:
     assert all(r["caveat"] for r in rows if r["method"] == "ffl" or r["dataset"] == "cifar100")
 
 
-def finished(folder: Path, experiment: str, method: str, accuracies: list[float], **changes: Any) -> list[Path]:
+def finished(folder: Path, experiment: str, method: str, accuracies: list[float], /, **changes: Any) -> list[Path]:
     """Folders of runs of the paper's experiment, with some settings changed, that ended so; NaN is diverged."""
     out = []
     for run in RUNS:
@@ -213,7 +213,7 @@ def test_which_of_the_papers_cells_are_comparable(tmp_path: Path) -> None:
     weights = {"fc": 36_356_525, "cnn": 582_026, "gru": 4_048_470, "vgg19": 39_316_644}
     folders = []
     for experiment, method, model in dict.fromkeys((run.experiment, run.method, run.model) for run in RUNS):
-        folders += finished(tmp_path, experiment, method, [0.5], parameters=weights.get(model, 0))
+        folders += finished(tmp_path, experiment, method, [0.5], parameters=weights.get(model, 1))
     reference.compare(folders, ROOT / "config" / "reference.csv", tmp_path / "out")
     table = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
     found = set(zip(*(table[table["comparable"] == "yes"][name] for name in ("experiment", "method")), strict=True))
@@ -279,10 +279,7 @@ OTHER_CELL = {"model": "vgg11", "method": "ffl", "available": 4, "clients": 9, "
 @pytest.mark.parametrize("name", reference.SAME)
 def test_a_cell_meets_no_number_of_another_cell(name: str, tmp_path: Path) -> None:
     """Each of the settings that name a cell: with another value there is no such number."""
-    [folder] = finished(tmp_path, "unavailability-fc-5", "flare", [0.9])
-    record = json.loads((folder / "run.json").read_text())
-    record["config"][name] = OTHER_CELL[name]
-    (folder / "run.json").write_text(json.dumps(record))
+    [folder] = finished(tmp_path, "unavailability-fc-5", "flare", [0.9], **{name: OTHER_CELL[name]})
     row = compared([folder], tmp_path / "out")
     assert (row["reference_accuracy"], row["comparable"]) == ("", "")
 

@@ -81,11 +81,8 @@ def test_the_papers_cnn_is_not_ten_times_sparser() -> None:
 def test_the_columns_of_the_tables(tmp_path: Path) -> None:
     # Two rounds of ten clients: 20 messages of 288 bits, dense 20,800; downlink dense; then one with a probe.
     bits, dense = 20 * 288, 20 * DENSE
-    change = {"config": {**DIGITS, "keep": "1e-2", "clients": 10}, "parameters": 650, "compression": dense / bits}
-    change |= {"uplink_bits": bits, "downlink_bits": dense}
-    folders = [
-        write_run(tmp_path, seed=seed, evaluated=[0, 1], accuracies=[0.1, 0.8], change=change) for seed in (1, 2)
-    ]
+    given = {"change": {"config": {**DIGITS, "keep": "1e-2", "clients": 10}}, "parameters": 650, "message_bits": 288}
+    folders = [write_run(tmp_path, seed=seed, evaluated=[0, 1], accuracies=[0.1, 0.8], **given) for seed in (1, 2)]
     lines = (folders[1] / "rounds.csv").read_text().splitlines()
     more = ["downlink_delta_bits,downlink_first_bits", "100,100", "8000,100"]
     (folders[1] / "rounds.csv").write_text("".join(f"{a},{b}\n" for a, b in zip(lines, more, strict=True)))

@@ -724,9 +724,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     conclude(study, folder / "study", trials)
     study_tables.tabulate([folder / "study"], folder / "tables/studies")
     run = config.with_defaults(config.runs(GOOD)[0])
-    record = {name: getattr(run, name) for name in tables.CELL} | {"parameters": 10, "config": dataclasses.asdict(run)}
-    (folder / "run").mkdir()
-    (folder / "run/run.json").write_text(json.dumps(record | {"status": "finished", "final_accuracy": 0.5}))
+    shutil.copytree(write_run(folder, change={"config": dataclasses.asdict(run)}), folder / "run")
     shutil.copy(ROOT / "config/reference.csv", folder)
     return folder
 

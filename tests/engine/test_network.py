@@ -151,6 +151,7 @@ def test_together_is_what_a_gpu_does_unasked(monkeypatch: pytest.MonkeyPatch) ->
         raise KeyboardInterrupt
 
     monkeypatch.setattr(api, "choose_engine", noted)
+    monkeypatch.setattr(api.inputs, "device_of", torch.device)  # as if the GPU were there
     monkeypatch.setattr(api, "Network", lambda *given, **more: Network(*given[:4], torch.device("cpu"), **more))
     for device, wanted in (("cuda", None), ("cuda", False), ("cpu", None), ("cpu", True)):
         with pytest.raises(KeyboardInterrupt):

@@ -140,7 +140,8 @@ def test_a_run_that_takes_the_gpus_way_has_the_same_bits(
     method: str, fidelity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = {"flare": {"tau": 0.3, "pull_steps": 3}, "fedprox": {"mu": 0.3}}.get(method, {})
-    plain = small(method, settings=own, fidelity=fidelity)
+    momentum = {"momentum": 0.0} if method in ("dgc", "scafcom") else {}
+    plain = small(method, settings=own, fidelity=fidelity, **momentum)
     first, used = api._first, []
 
     def pretend(*arguments: Any) -> RunState:
@@ -154,9 +155,10 @@ def test_a_run_that_takes_the_gpus_way_has_the_same_bits(
             cuda, name, lambda x, *more, way=genuine: used.append(x) or way(x.as_subclass(Tensor), *more)
         )
     monkeypatch.setattr(api, "_first", pretend)
-    again = small(method, settings=own, fidelity=fidelity)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: x)
+    again = small(method, settings=own, fidelity=fidelity, **momentum)
     assert again[0] == plain[0] and all(torch.equal(again[1][name], plain[1][name]) for name in plain[1])
-    assert bool(used) == (method != "fedavg")
+    assert bool(used) == (method not in ("fedavg", "randomk"))
 
 
 def test_the_oracles_selection_is_this_one() -> None:

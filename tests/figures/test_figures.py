@@ -383,7 +383,7 @@ def test_curves_by_uplink_never_fall_and_are_in_megabytes(tmp_path: Path) -> Non
     assert list(curve.get_ydata()) == pytest.approx([40, 70, 70])
     assert list(curve.get_xdata()) == pytest.approx([0.03054, 11 * 0.03054, 21 * 0.03054])
     (cross,) = crosses(ax)
-    assert list(cross.get_xdata()) == pytest.approx([15 * 0.03054])
+    assert list(cross.get_xdata()) == pytest.approx([16 * 0.03054])
     assert list(cross.get_ydata()) == pytest.approx([50])
     assert ax.get_xscale() == "log"
     assert "(MB)" in ax.get_xlabel()
@@ -398,7 +398,7 @@ def test_total_traffic_is_both_ways(tmp_path: Path) -> None:
     (curve,) = lines_of(ax, "#D55E00")
     assert list(curve.get_xdata()) == pytest.approx([0.03054 + 2.0356, 11 * (0.03054 + 2.0356)])
     (cross,) = crosses(ax)
-    assert list(cross.get_xdata()) == pytest.approx([5 * (0.03054 + 2.0356)])
+    assert list(cross.get_xdata()) == pytest.approx([6 * (0.03054 + 2.0356)])
 
 
 def test_final_accuracy_by_keep_shows_means_seeds_and_the_dense_reference(tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ KEEPERS = {
     "datasets/__init__",
     "datasets/_fetching",
     "datasets/partitions/__init__",
+    "datasets/partitions/_feasible",  # what is refused
     "engine/api",
+    "engine/inputs",  # what is refused
     "engine/memory",
     "engine/server",  # that there is none
     "engine/probes/__init__",

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from flare.columns import LABELS, ROUNDS, STALENESS, TRIALS
+from flare.columns import IDENTITY, LABELS, ROUNDS, STALENESS, TRIALS
 from flare.runs.record import whole_digest
 
 PARAMETERS = 50_890
@@ -38,14 +38,27 @@ def write_run(
     available: int | None = None,
     family: str | None = None,
     change: Mapping[str, Any] | None = None,
+    parameters: int = PARAMETERS,
+    message_bits: int | None = None,
 ) -> Path:
     """Write one run's files below results/runs; returns its folder.
 
     evaluated: the rounds with a row (default every 10th of 100 and the last). accuracies: one per row, or made up.
     diverged_round: the run ended there. staleness: with those columns. available: clients that answer, of
-    10. family: experiments that share it differ in nothing else. change: other values in run.json.
+    10. family: experiments that share it differ in nothing else. change: other values in run.json; what its "config"
+    says of the run counts for the rest, too. parameters: of the model. message_bits: of a client's message.
     """
-    evaluated = list(evaluated if evaluated is not None else [*range(0, 100, 10), 99])
+    told = {"experiment": experiment, "dataset": "fashion_mnist", "model": "fc", "method": method, "keep": keep}
+    told |= {"local_epochs": local_epochs, "seed": seed, "clients": 10, "available": available, "tuned": {}}
+    told |= {name: value for name, value in (change or {}).get("config", {}).items() if name in (*told, "staleness")}
+    identity = {name: told[name] for name in IDENTITY}
+    experiment, method, keep, local_epochs, seed = (told[name] for name in IDENTITY if name not in ("dataset", "model"))
+    staleness = staleness or told.get("staleness", False)
+    if evaluated is None:
+        planned, every = ((change or {}).get("config", {}).get(name) for name in ("rounds", "evaluate_every"))
+        planned, every = planned or 100, every or 10
+        evaluated = [*range(0, planned - 1, every), planned - 1]
+    evaluated = list(evaluated)
     planned = evaluated[-1] + 1
     if diverged_round is not None:
         evaluated = [round_ for round_ in evaluated if round_ < diverged_round]
@@ -61,20 +74,12 @@ def write_run(
             )
             for r in evaluated
         ]
-    answering = available or 10
-    dense = answering * 32 * PARAMETERS
-    per_round = dense if keep == "dense" else answering * max(1, round(fraction * PARAMETERS)) * 48
+    answering = told["available"] or told["clients"]
+    dense = answering * 32 * parameters
+    per_client = 32 * parameters if keep == "dense" else max(1, round(fraction * parameters)) * 48
+    per_round = answering * (message_bits or per_client)
     completed = planned if diverged_round is None else diverged_round
     sent = completed + (diverged_round is not None)  # the round in which it diverged was sent, too
-    identity = {
-        "experiment": experiment,
-        "dataset": "fashion_mnist",
-        "model": "fc",
-        "method": method,
-        "keep": keep,
-        "local_epochs": local_epochs,
-        "seed": seed,
-    }
     start = ",".join(map(str, identity.values()))
     lines = [
         f"{start},{r},{(r + 1) * per_round},{(r + 1) * dense},{3 * (1 - a)!r},{2.5 * (1 - a)!r},{a!r}"
@@ -93,7 +98,7 @@ def write_run(
         ]
     run = {
         **identity,
-        "tuned": False,
+        "tuned": bool(told["tuned"]),
         "status": "finished" if diverged_round is None else "diverged",
         "diverged_round": diverged_round,
         "rounds": completed,
@@ -103,7 +108,7 @@ def write_run(
         "uplink_bits": sent * per_round,
         "downlink_bits": sent * dense,
         "compression": dense / per_round,
-        "parameters": PARAMETERS,
+        "parameters": parameters,
         "wall_seconds": 1.5 + seed,
         "device": "cpu",
         "threads": 1,

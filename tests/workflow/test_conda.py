@@ -114,7 +114,7 @@ def test_every_job_runs_in_the_environment_of_our_file(
     if own_lock:
         assert calls == ["fetch", "train", "tabulate"]
     else:
-        made = {"fetch", "train", "tabulate", "compare", "judge", "count_labels", "plot", "render"}
+        made = {"fetch", "train", "tabulate", "compare", "judge", "reach", "count_labels", "plot", "render"}
         assert set(calls) == made and (tmp_path / "results/report.html").stat().st_size > 100_000
         assert len(list((tmp_path / "results/notebooks").glob("*.html"))) == 2
     assert (Path(prefix) / "pip.txt").read_text() == f"-r {lock}\n"

@@ -55,10 +55,12 @@ BEST = "results/tuning/small/topk/keep-5e-2/epochs-1/best.yaml"
 
 TRIED = {"tune_train:topk", "tune:ef21"}
 TRAINED = {f"train:{method}" for method in ("fedavg", "flare", "topk", "ef21")}
-PAGES = {f"render:{table}" for table in ("claims", "summary", "reference", "studies")}
+PAGES = {f"render:{table}" for table in ("claims", "summary", "overall", "reached", "reference", "studies")}
 # What is made from the runs' files: nothing else can change then.
-FROM_RUNS = {"tabulate", "compare", "judge", "execute", "report", *(PAGES - {"render:studies"})}
-FROM_RUNS |= {f"plot:{name}" for name in ("accuracy_by_keep", "accuracy_by_round", "accuracy_by_uplink")}
+FROM_RUNS = {"tabulate", "compare", "judge", "reach", "execute", "report", *(PAGES - {"render:studies"})}
+FROM_RUNS |= {
+    f"plot:{name}" for name in ("accuracy_by_keep", "accuracy_by_round", "accuracy_by_total", "accuracy_by_uplink")
+}
 FROM_RUNS |= {"plot:compute_cost", "plot:labels", "plot:tuning"}
 FROM_STUDIES = {"gather_trials", "tabulate_studies", "export_studies", "render:studies", "plot:tuning", "report"}
 FROM_TRIALS = {"tune:topk", "train:topk", "train:ef21"} | FROM_STUDIES | FROM_RUNS
@@ -120,7 +122,7 @@ CODE: dict[str, tuple[list[tuple[str, str, str]], set[str]]] = {
     ),
     "claims": (
         [("analysis/claims.py", "round(value, 2)", "round(value, 3)")],
-        {"judge", "render:claims", "execute", "report"},
+        {"judge", "render:claims", "render:overall", "execute", "report"},
     ),
     "reference": (
         [("analysis/reference.py", "len(pair[1])", "-len(pair[1])")],
@@ -133,7 +135,7 @@ CODE: dict[str, tuple[list[tuple[str, str, str]], set[str]]] = {
     ),
     "curves": (
         [("figures/style/curves.py", "alpha=0.18", "alpha=0.2")],
-        {"plot:accuracy_by_round", "plot:accuracy_by_uplink", "report"},
+        {"plot:accuracy_by_round", "plot:accuracy_by_total", "plot:accuracy_by_uplink", "report"},
     ),
     "what counts labels": (
         [("datasets/partitions/__init__.py", "return [samples // clients]", "return [samples // clients + 1]")],
@@ -213,6 +215,7 @@ WHOLE: dict[str, Any] = {
     **{"batch_size": 21, "learning_rate": 0.07, "momentum": 0.4, "evaluate_every": 3, "fidelity": "authors"},
     **{"double_softmax": True, "shuffle": True, "pad_to": 28, "channels": 1, "staleness": True, "tf32": True},
     **{"engine": "together", "schedule": {"name": "cosine", "final": 0.1}},
+    **{"server": {"optimizer": "sgd", "learning_rate": 0.5}},
     **({"probes": PROBES} if PROBES else {}),
     **{"keep": ["5e-2", "0.5"], "seeds": [3, 4], "tuning": {"seeds": [7], "batches": 1, "trials": 1}},
     "methods": {

@@ -17,7 +17,7 @@ import pytest
 from commands import ROOT, snakemake
 from sweeps import CONFIG, results, write
 
-from flare import config, figures
+from flare import algorithms, config, figures
 
 pytestmark = pytest.mark.workflow
 
@@ -145,7 +145,7 @@ def test_a_changed_setting_plans_only_the_runs_it_touches(sweep: Path) -> None:
         f"train:small/flare/keep-5e-2/epochs-1/seed-{seed}" for seed in (1, 2)
     ]
     assert set(jobs) - {job for job in jobs if job.startswith("train")} == {
-        *("tabulate", "compare", "judge", "render", "plot", "execute", "report")
+        *("tabulate", "compare", "judge", "reach", "render", "plot", "execute", "report")
     }
 
 
@@ -218,5 +218,5 @@ def test_a_mistake_ends_before_any_job_with_one_line(sweep: Path) -> None:
     said = (done.stdout + done.stderr).splitlines()
     assert [line for line in said if line.strip() and not line.startswith("Using workflow specific profile")] == [
         f"flare: {sweep}/wrong.yaml: experiments.small.methods: 'flair' is unknown (did you mean 'flare'?); "
-        "one of ef21, fedavg, fedprox, ffl, flare, topk"
+        f"one of {', '.join(algorithms.names())}"
     ]

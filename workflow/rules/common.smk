@@ -21,9 +21,7 @@ from flare.tuning.study import studies
 gc.set_threshold(100_000, 20, 100)
 
 # As Snakemake has it, which takes the last of a key's values and adds those of --config, numbers as they are meant.
-SOURCE = refuse(
-    settle, config, [Path(file) for file in workflow.configfiles], workflow.config_settings.overwrite_config
-)
+SOURCE = refuse(settle, config, [Path(file) for file in workflow.configfiles], workflow.config_settings.config)
 refuse(check, config, SOURCE)
 refuse(check_folders, config, SOURCE)
 
