@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import resource
@@ -73,6 +74,8 @@ def first_job(command: list[str], folder: Path, **options: object) -> dict[str, 
 def make_up(content: dict[str, object], folder: Path) -> None:
     """The folder of every run as if it had been carried out: a real one's files, with other names in them."""
     from flare.config import runs
+    from flare.runs.identity import digest_of
+    from flare.runs.record import whole_digest
     from flare.runs.train import train
 
     every = runs(content)
@@ -86,8 +89,15 @@ def make_up(content: dict[str, object], folder: Path) -> None:
         named = {name: getattr(run, name) for name in rounds[0].split(",")[:7]}
         new = ",".join(map(str, named.values()))
         lines = [rounds[0], *(new + line.removeprefix(old) for line in rounds[1:]), ""]
-        (place / "rounds.csv").write_text("\n".join(lines))
-        (place / "run.json").write_text(json.dumps(record | named | {"config": record["config"] | named}))
+        content, settings = "\n".join(lines).encode(), record["config"] | named
+        own = {
+            "settings": whole_digest(settings),
+            "code": digest_of(run),
+            "rounds": hashlib.sha256(content).hexdigest(),
+        }
+        (place / "rounds.csv").write_bytes(content)
+        found = record | named | {"config": settings, "made_from": record["made_from"] | own}
+        (place / "run.json").write_text(json.dumps(found))
 
 
 def main() -> None:

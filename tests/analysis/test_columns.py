@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic import write_labels, write_run, write_sweep, write_trials
+from synthetic import vouch, write_labels, write_run, write_sweep, write_trials
 
 from flare import columns
 from flare.analysis import claims, reached, tables
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         empty = "," * len(columns.STALENESS)
         header = ",".join([rows[0], *columns.STALENESS, "downlink_delta_bits"])
         (run / "rounds.csv").write_text("\n".join([header, *(f"{row}{empty},8" for row in rows[1:]), ""]))
-        runs.append(run)
+        runs.append(vouch(run))
     runs += write_sweep(results, staleness=True, diverged={("topk", "1e-3", 1): 0, ("flare", "1e-3", 2): 30})
     runs += write_sweep(results, experiment="few", available=3, family="fashion-fc")
     runs.append(write_run(results, experiment="lost", diverged_round=0))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import write_run
+from synthetic import vouch, write_run
 
 from flare.analysis import tables
 from flare.analysis.sending import entropy, golomb, sent, steps
@@ -86,6 +86,7 @@ def test_the_columns_of_the_tables(tmp_path: Path) -> None:
     lines = (folders[1] / "rounds.csv").read_text().splitlines()
     more = ["downlink_delta_bits,downlink_first_bits", "100,100", "8000,100"]
     (folders[1] / "rounds.csv").write_text("".join(f"{a},{b}\n" for a, b in zip(lines, more, strict=True)))
+    vouch(folders[1])
     folders.append(write_run(tmp_path, seed=3))
     tables.tabulate(folders, tmp_path / "tables")
     runs = pd.read_csv(tmp_path / "tables/runs.csv")

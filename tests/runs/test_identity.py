@@ -208,7 +208,7 @@ def test_what_a_run_takes_from_a_data_sets_file_counts_and_the_rest_of_it_does_n
 def test_the_key_of_a_run_holds_all_that_decides_its_bits(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = identity.key_of(RUN, data, "cpu")
     fields = {field.name for field in dataclasses.fields(Run)}
-    assert set(key) == fields | {"code", "data", "torch", "numpy", "device"}
+    assert set(key) == fields | {"code", "data", "torch", "numpy", "device", "threads"}
     for name in fields - {
         "method",
         "model",
@@ -220,7 +220,7 @@ def test_the_key_of_a_run_holds_all_that_decides_its_bits(data: Path, monkeypatc
     }:  # files are named by these
         other = identity.key_of(dataclasses.replace(RUN, **{name: "another"}), data, "cpu")
         assert {own for own in key if other[own] != key[own]} <= {name, "code"} and other[name] != key[name], name
-    assert identity.key_of(RUN, data, "cuda:1") == key | {"device": "cuda"}
+    assert identity.key_of(RUN, data, "cuda:1") == key | {"device": "cuda", "threads": None}
     genuine = identity.datasets.read_manifest(RUN.dataset, data)
     more = genuine | {"files": genuine["files"] | {"more.npz": {}}, "source": "elsewhere"}
     monkeypatch.setattr(identity.datasets, "read_manifest", lambda *_: more)

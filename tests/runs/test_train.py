@@ -97,13 +97,14 @@ def test_the_best_evaluation_is_not_the_last(tmp_path: Path) -> None:
     digest = hashlib.sha256(content)
     for name in ("a", "b"):
         digest.update(name.encode() + weights[name].numpy().tobytes())
+    made = {"rounds": hashlib.sha256(content).hexdigest(), "settings": record.whole_digest(dataclasses.asdict(run))}
     assert {name: found[name] for name in found if name not in ("versions", "git_commit", "config")} == {
         **{"experiment": "e", "dataset": "digits", "model": "fc", "method": "flare", "keep": "5e-2"},
         **{"local_epochs": 2, "seed": 3, "tuned": True, "study": run.cell, "evaluated_on": "test"},
         **{"status": "finished", "diverged_round": None, "rounds": 5, "final_accuracy": 0.5, "best_accuracy": 0.75},
         **{"final_loss": 1.5, "uplink_bits": 50, "downlink_bits": 99, "compression": 8.0, "parameters": 17},
         **{"wall_seconds": 1.235, "device": "cuda", "threads": 3, "engine": "together"},
-        "result_hash": digest.hexdigest(),
+        **{"result_hash": digest.hexdigest(), "made_from": made},
     }
     assert json.loads((tmp_path / "run.json").read_text()) == json.loads(json.dumps(found))
     # A trial reports nothing of its own, and is measured on what was held out; nothing sent is no compression.
