@@ -1,4 +1,4 @@
-"""How long a sweep of 10,000 runs takes to plan, to start its first job, and to tabulate.
+"""How long a sweep of 10,000 runs takes to plan, before and after it is carried out, to begin, and to tabulate.
 
 `python benchmarks/planning.py`. The runs' folders are made up by this script, in a temporary folder; the first job is a
 real one. Memory is the greatest of the process and its children.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -72,11 +73,15 @@ def first_job(command: list[str], folder: Path, **options: object) -> dict[str, 
 
 
 def make_up(content: dict[str, object], folder: Path) -> None:
-    """The folder of every run as if it had been carried out: a real one's files, with other names in them."""
+    """The folder of every run as if it had been carried out: a real one's files, with the run's own settings in them.
+
+    Ends the benchmark if a comparison by content does not take them for finished.
+    """
     from flare.config import runs
     from flare.runs.identity import digest_of
     from flare.runs.record import whole_digest
     from flare.runs.train import train
+    from flare.tuning.origin import Sweep
 
     every = runs(content)
     train(every[0], data=folder / "data", output=folder / "real", wandb="disabled")
@@ -89,15 +94,14 @@ def make_up(content: dict[str, object], folder: Path) -> None:
         named = {name: getattr(run, name) for name in rounds[0].split(",")[:7]}
         new = ",".join(map(str, named.values()))
         lines = [rounds[0], *(new + line.removeprefix(old) for line in rounds[1:]), ""]
-        content, settings = "\n".join(lines).encode(), record["config"] | named
-        own = {
-            "settings": whole_digest(settings),
-            "code": digest_of(run),
-            "rounds": hashlib.sha256(content).hexdigest(),
-        }
-        (place / "rounds.csv").write_bytes(content)
-        found = record | named | {"config": settings, "made_from": record["made_from"] | own}
+        own, settings = "\n".join(lines).encode(), dataclasses.asdict(run)
+        (place / "rounds.csv").write_bytes(own)
+        made = {"settings": whole_digest(settings), "code": digest_of(run), "rounds": hashlib.sha256(own).hexdigest()}
+        found = record | named | {"config": settings, "made_from": record["made_from"] | made}
         (place / "run.json").write_text(json.dumps(found))
+    planned = Sweep.of(content | {"results": str(folder / "results"), "data": str(folder / "data")})
+    if problem := next(filter(None, map(planned.run, every)), ""):
+        raise SystemExit(f"a run that was made up is not finished: {problem}")
 
 
 def main() -> None:
@@ -121,6 +125,7 @@ def main() -> None:
         found.append({"what": "until the first job"} | first_job(snakemake, folder, **options))
         shutil.rmtree(folder / "results")
         make_up(content, folder)
+        found.append({"what": "plan of what is finished"} | measured([*snakemake, "--dry-run", "tables"], **options))
         keeps, seeds = ",".join(KEEPS), ",".join(map(str, content["experiments"]["experiment-0"]["seeds"]))
         patterns = [
             f"results/runs/{name}/{method}/keep-{{{keeps}}}/epochs-{{1,2}}/seed-{{{seeds}}}"
