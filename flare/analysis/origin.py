@@ -20,13 +20,15 @@ from flare.runs.identity import code_digest, reached
 from flare.tuning.origin import Sweep
 
 NAME = "made_from.json"
+# Files that decide no number of a table or a figure, whatever they import.
+NO_NUMBERS = ("__init__", "errors", "settings", "analysis/origin")
 _SAYS = (("runs", dict), ("notes", list), ("code", str), ("late", int))
 _AGAIN = "make the tables again: snakemake tables"
 
 
 def code() -> str:
     """SHA-256 of the code that makes the tables."""
-    return code_digest(reached(("analysis/tables",), ("__init__", "errors", "settings")))
+    return code_digest(reached(("analysis/tables",), NO_NUMBERS))
 
 
 def write(

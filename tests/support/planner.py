@@ -75,13 +75,17 @@ class Planner:
         return [_job(rule, about, command) for rule, about, command in found if rule != "all"]
 
     def carry_out(self) -> None:
-        """Make every file of the sweep, empty, and have Snakemake note what it would have been made from."""
+        """Carry out the studies, the runs and their tables, which say themselves what they were made from.
+
+        Every other file of the sweep has its name alone, and is noted as made from what is there.
+        """
+        self.snakemake("--cores", "2", "tabulate")
         said = self.snakemake("--dry-run", "--forceall")
         for line in re.findall(r"^    output: (.*)$", said, re.MULTILINE):
-            for name in line.split(", "):
-                file = self.sweep / name
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(f"{name}\n")
+            for file in (self.sweep / name for name in line.split(", ")):
+                if not file.exists():
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_text(f"{file.name}\n")
         self.snakemake("--touch", "--forceall", "--cores", "1")
 
 

@@ -103,7 +103,7 @@ def test_other_results_are_set_aside_and_come_back(sweep: Path, tmp_path: Path) 
     shutil.rmtree(folder / ".snakemake")
     content = copy.deepcopy(CONFIG)
     content["experiments"]["tiny"]["methods"]["flare"]["tau"] = 0.5
-    downstream = {"tabulate": 1, "compare": 1, "judge": 1, "render": 3, "tables": 1}
+    downstream = {"tabulate": 1, "compare": 1, "judge": 1, "reach": 1, "render": 5, "tables": 1}
     assert planned(folder, content) == {"train": 1, **downstream}
     before = {path.name: path.read_bytes() for path in (sweep / "results/tables").glob("*.*")}
     for tables_alike, now in ((False, content), (True, CONFIG)):

@@ -6,6 +6,8 @@ import inspect
 import re
 import subprocess
 
+from flare.analysis.origin import NO_NUMBERS
+
 
 def known(function):
     """The same function; its signature, for which Snakemake asks several times a job, is looked up once."""
@@ -115,7 +117,7 @@ def code(*names):
 
     Compared by what they do (origin.smk), never by their times.
     """
-    return ancient([f"{ROOT}/flare/{name}.py" for name in reached(names, ("__init__", "errors", "settings"))])
+    return ancient([f"{ROOT}/flare/{name}.py" for name in reached(names, NO_NUMBERS)])
 
 
 def scheme_of(experiment):

@@ -5,7 +5,9 @@
 # other times, or moved, copied and cloned ones are taken for what they are.
 import hashlib
 import json
+import math
 
+import snakemake.jobs
 import snakemake.persistence
 
 from flare.analysis.origin import tables_problem
@@ -36,12 +38,14 @@ NOTED = {
     ),
     *("export_studies", "merge", "plan"),
 }
-# Of those rules' parameters, what decides the output.
+# Rules whose results say it.
+SAID = {"fetch", "train", "tune_propose", "tune_train", "tune", "tabulate"}
+# Of the noted rules' parameters, what decides the output.
 DECIDING = ("dealt", "level", "caption", "settings", "storage", "targets", "link", "merged")
 
 
 def problems(job):
-    """By output folder or file, why what a job of ours left is not what is planned: "" if it is, None if not ours."""
+    """By output folder or file, why what a job of ours left is not what is planned: "" if it is."""
     name, w = job.rule.name, job.wildcards
     if name == "train" or re.fullmatch(r"train_\d+", name):
         folders = [os.path.dirname(file) for file in job.output.run]
@@ -56,9 +60,7 @@ def problems(job):
         return {TABLES: tables_problem(Path(TABLES), SWEEP, at_hand().values(), LATE)}
     if name == "fetch":
         return {}
-    if name in NOTED:
-        return {job.output[0]: "" if noted(job) else "made from something else"}
-    return None
+    return {job.output[0]: "" if noted(job) else "made from something else"}
 
 
 def stale(job):
@@ -138,11 +140,12 @@ def note_all(log=None):
 
 def ours(job):
     """Whether a job is of a rule that is answered for here."""
-    return str(job.rule.snakefile).startswith(f"{ROOT}{os.sep}") and problems(job) is not None
+    known = job.rule.name in SAID | NOTED or re.fullmatch(r"train_\d+", job.rule.name)
+    return bool(known) and str(job.rule.snakefile).startswith(f"{ROOT}{os.sep}")
 
 
 def answer_for_records(kind):
-    """Have Snakemake's records of our jobs answered from the files."""
+    """Have Snakemake's records of our jobs answered from the files, and no file's time heeded."""
     incomplete = kind.incomplete
 
     async def is_incomplete(self, job):
@@ -160,13 +163,14 @@ def answer_for_records(kind):
 
         setattr(kind, name, silent)
 
-    checksums = kind.input_checksums
+    mintime = snakemake.jobs.Job.output_mintime.fget
 
-    def input_checksums(self, job, path):
-        # What it is made from is compared above: a newer input is no other one.
-        return {f"sha256:{sum_of(path)}"} if ours(job) else checksums(self, job, path)
+    async def output_mintime(self):
+        # What it is made from is compared above: no input is newer than what is there.
+        time = await mintime(self)
+        return time if time is None or not ours(self) else math.inf
 
-    kind.input_checksums = input_checksums
+    snakemake.jobs.Job.output_mintime = property(output_mintime)
 
 
 answer_for_records(snakemake.persistence.PersistenceBase)

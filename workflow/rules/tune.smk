@@ -8,7 +8,7 @@ localrules:
 
 rule tune_propose:
     input:
-        tried=lambda w: ancient(list(tried(study_of(w), range(int(w.batch))))),
+        tried=lambda w: list(tried(study_of(w), range(int(w.batch)))),
     output:
         f"{STUDY}/batch-{{batch}}/proposals.json",
     log:
@@ -26,7 +26,7 @@ rule tune_propose:
 rule tune_train:
     input:
         data=lambda w: [] if trial_problem(w) == "" else data_set(trial_of(w).dataset, "train"),
-        proposals=ancient(f"{STUDY}/batch-{{batch}}/proposals.json"),
+        proposals=f"{STUDY}/batch-{{batch}}/proposals.json",
     output:
         rounds=f"{TRIAL}/rounds.csv",
         run=f"{TRIAL}/run.json",
@@ -56,9 +56,7 @@ rule tune_train:
 # The end of a study; in mode single all of it.
 rule tune:
     input:
-        tried=lambda w: (
-            ancient(list(tried(study_of(w), range(study_of(w).batches)))) if study_of(w).mode == "batches" else []
-        ),
+        tried=lambda w: (list(tried(study_of(w), range(study_of(w).batches))) if study_of(w).mode == "batches" else []),
         data=lambda w: [] if SWEEP.best(study_of(w)) == "" else data_set(study_of(w).run.dataset, "train"),
     output:
         best=f"{STUDY}/best.yaml",
