@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 from types import FrameType
@@ -185,6 +186,61 @@ def test_probes_and_schedules_count_if_they_are_asked_for() -> None:
     assert probe in identity.sources(dataclasses.replace(RUN, staleness=True))
     assert probe in identity.sources(dataclasses.replace(RUN, probes=["staleness"]))
     assert schedule in identity.sources(dataclasses.replace(RUN, schedule={"name": "cosine"}))
+
+
+# Edits of files that do not count as a whole, and whether they are other code.
+EDITS: dict[str, tuple[str, str, str, bool]] = {
+    "the first accuracy as the final": ("runs/record", "accuracies[-1] if", "accuracies[0] if", True),
+    "another compression": ("runs/record", '/ ended["uplink_bits"] if', '/ ended["downlink_bits"] if', True),
+    "other bytes of rounds": ("runs/record", '["" if value != value', '["-" if value != value', True),
+    "other bits": ("engine/api", '"dense_bits": state.dense', '"dense_bits": state.uplink', True),
+    "another loss": ("runs/train", "loss=double_softmax if", "loss=cross_entropy if", True),
+    "other test samples": ("runs/train", 'load, run.dataset, data, "test"', 'load, run.dataset, data, "train"', True),
+    "a swapped argument": (
+        "engine/api",
+        "            learning_rate,\n            momentum,",
+        "momentum, learning_rate,",
+        True,
+    ),
+    "an argument left out": (
+        "config/run",
+        '            if "engine" in own.metadata',
+        '            if own.name != "seed"',
+        True,
+    ),
+    "another warning": ("engine/api", "a layer is in two places", "a layer stands twice", False),
+    "another check": ("engine/api", "        inputs.check_forward(network, batch_size)\n", "", False),
+    "what git says": ("runs/record", "no commit is recorded", "there is no commit", False),
+    "how sizes are shown": ("runs/record", '("kB", "MB", "GB", "TB")', '("kB", "MB")', False),
+    "what is printed": ("runs/train", "finished by the other process", "another process finished it", False),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_what_makes_a_reported_number_of_what_the_engine_gives_counts(
+    edit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, old, new, other = EDITS[edit]
+    shutil.copytree(PACKAGE, tmp_path / "flare", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(identity, "ROOT", tmp_path / "flare")
+    cached = [identity.reached, identity.code_digest, identity._with_data, identity._imports]
+    cached += [identity._meaning, identity._parts]
+
+    def digest() -> str:
+        for function in cached:
+            function.cache_clear()
+        return identity.digest_of(RUN)
+
+    try:
+        plain = digest()
+        path = tmp_path / f"flare/{name}.py"
+        assert path.read_text().count(old) == 1
+        path.write_text(path.read_text().replace(old, new))
+        assert (digest() != plain) == other
+    finally:
+        monkeypatch.undo()
+        for function in cached:
+            function.cache_clear()
 
 
 def test_what_a_run_takes_from_a_data_sets_file_counts_and_the_rest_of_it_does_not(

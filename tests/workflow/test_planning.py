@@ -121,6 +121,22 @@ CODE: dict[str, tuple[list[tuple[str, str, str]], set[str]]] = {
         [("analysis/tables.py", "-fraction(keep)", "fraction(keep)")],
         FROM_RUNS,  # also the comparison, which reads the runs that the tables name
     ),
+    "statistics": (
+        [("analysis/statistics.py", "(1 + LEVEL) / 2) * groups", "LEVEL) * groups")],
+        FROM_RUNS,
+    ),
+    "which trial is best": (
+        [("tuning/conclude.py", "sign = -1 if", "sign = 1 if")],
+        {"tune_propose:topk", "tune_train:topk", "tune:ef21"} | FROM_TRIALS,
+    ),
+    "which values are proposed": (
+        [("tuning/propose.py", "FIRST = 4", "FIRST = 5")],
+        {"tune_propose:topk", "tune_train:topk", "tune:ef21"} | FROM_TRIALS,
+    ),
+    "the record of a run": (
+        [("runs/record.py", "accuracies[-1] if", "accuracies[0] if")],
+        {f"train:{method}" for method in ("fedavg", "flare", "topk", "ef21")} | TRIED | FROM_TRIALS,
+    ),
     "claims": (
         [("analysis/claims.py", "round(value, 2)", "round(value, 3)")],
         {"judge", "render:claims", "render:overall", "execute", "report"},

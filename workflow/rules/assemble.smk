@@ -7,7 +7,6 @@ from flare.analysis.level import LEVEL, percent
 rule tabulate:
     input:
         lambda w: expand(f"{RESULTS}/runs/{{run}}/{{file}}", run=at_hand(), file=("run.json", "rounds.csv")),
-        code=code("analysis/tables"),
     output:
         rounds=f"{TABLES}/rounds.csv",
         runs=report(f"{TABLES}/runs.csv", **about("runs (csv)", "runs")),
@@ -74,7 +73,7 @@ rule reach:
 rule compare:
     input:
         made_from=rules.tabulate.output.made_from,  # which tells every run and its content
-        reference=ancient(f"{ROOT}/config/reference.csv"),
+        reference=f"{ROOT}/config/reference.csv",
         code=code("analysis/reference"),
     output:
         csv=f"{TABLES}/reference.csv",
@@ -182,7 +181,7 @@ rule plot:
 # A notebook as a page: executed on the tables, which it says where to find.
 rule execute:
     input:
-        notebook=ancient(f"{ROOT}/notebooks/{{notebook}}.ipynb"),
+        notebook=f"{ROOT}/notebooks/{{notebook}}.ipynb",
         tables=[rules.tabulate.output, rules.judge.output],
         labels=lambda w: expand(rules.count_labels.output, experiment=experiments_at_hand()),
         code=code("figures/__init__", "figures/style/looks"),
@@ -220,7 +219,7 @@ rule evidence:
 rule report:
     input:
         rules.evidence.input,
-        captions=ancient([f"{ROOT}/workflow/report/{name}.rst" for name in ("figure", "table", "workflow")]),
+        captions=[f"{ROOT}/workflow/report/{name}.rst" for name in ("figure", "table", "workflow")],
     output:
         f"{RESULTS}/report.html",
     log:

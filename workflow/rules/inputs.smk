@@ -21,7 +21,7 @@ def run_of(wildcards):
 
 
 def data_set(name, *splits):
-    """Files of a data set, which must be there, whenever they were written: checksums vouch for them."""
+    """Files of a data set, which must be there: checksums vouch for them, so one that is fetched is no other one."""
     return ancient([f"{DATA}/{name}/{file}" for file in ("manifest.json", *(f"{split}.npz" for split in splits))])
 
 
@@ -117,7 +117,7 @@ def code(*names):
 
     Compared by what they do (origin.smk), never by their times.
     """
-    return ancient([f"{ROOT}/flare/{name}.py" for name in reached(names, NO_NUMBERS)])
+    return [f"{ROOT}/flare/{name}.py" for name in reached(names, NO_NUMBERS)]
 
 
 def scheme_of(experiment):
