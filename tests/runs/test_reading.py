@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,20 @@ def test_a_configuration_that_is_a_pipe_is_one_line_at_once(tmp_path: Path) -> N
     os.mkfifo(tmp_path / "c.yaml")
     with pytest.raises(ConfigError, match="not a plain file"):
         read(tmp_path / "c.yaml")
+
+
+def test_a_small_file_takes_little_memory_whatever_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+    files.read_bytes(tmp_path / "file", 1000)  # what is imported or made once
+    tracemalloc.start()
+    try:
+        assert files.read_bytes(tmp_path / "file", files.LARGE) == b"x" * 1000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert files.read_bytes(Path("/proc/self/status")).startswith(b"Name:")  # it has no size
+    with pytest.raises(OSError, match="more than 10 bytes"):
+        files.read_bytes(Path("/proc/self/status"), 10)
 
 
 # ---- the writer -----------------------------------------------------------------------------------------------------
