@@ -73,6 +73,8 @@ def test_a_run_that_was_tampered_with_is_named(tampered: str, sweep: Path, capsy
     else:
         record["config"]["learning_rate"] = 0.06
     record["versions"]["torch"] = "1.0"
+    record["git_commit"] = "a" * 40
+    record["made_from"] |= {"processor": "Z80", "code": "0", "variables": {"MKL_CBWR": "AVX"}}
     (folder / "run.json").write_text(json.dumps(record))
     assert verify(sweep, "--sample", "4") == 1
     said = capsys.readouterr().out
@@ -84,6 +86,8 @@ def test_a_run_that_was_tampered_with_is_named(tampered: str, sweep: Path, capsy
     }
     line = next(line for line in said.splitlines() if line.startswith(f"{RUNS[2].folder}: other"))
     assert why[tampered] in line and "torch 1.0 then, " in line
+    for reason in (f"commit {'a' * 40} then, ", "other code", "processor Z80 then, ", "variables MKL_CBWR=AVX then, "):
+        assert reason in line
 
 
 def test_a_configuration_says_where_the_folders_are(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,12 +7,15 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import ROOT, snakemake
+from commands import ROOT, environment, snakemake
+from planner import TREE
 from sweeps import write
 
 from flare.config import runs
@@ -95,6 +98,45 @@ def test_a_mark_of_a_killed_snakemake_does_not_repeat_a_finished_run(sweep: Path
         for name in ("rounds.csv", "run.json"):
             (marks / urlsafe_b64encode(f"results/runs/{run.folder}/{name}".encode()).decode()).touch()
     assert planned(tmp_path / "killed", CONFIG) == {}
+
+
+def test_data_that_are_whole_are_not_deleted_before_they_are_fetched(sweep: Path, tmp_path: Path) -> None:
+    """Though the job is forced, others may be reading them; of a file that was deleted the first link alone is left."""
+    shutil.copytree(sweep / "data", tmp_path / "data")
+    whole = tmp_path / "data/digits/train.npz"
+    os.link(whole, tmp_path / "link")
+    arguments = ("data/digits/manifest.json", "--forcerun", "fetch", "--cores", "1")
+    done = snakemake(tmp_path, *arguments, "--configfile", write(tmp_path, CONFIG), timeout=900)
+    assert done.returncode == 0 and "rule fetch" in done.stdout + done.stderr, done.stdout + done.stderr
+    assert whole.stat().st_nlink == 2
+
+
+def test_what_was_made_while_the_code_was_edited_is_made_again(sweep: Path, tmp_path: Path) -> None:
+    """In the end the code is what it was at the start; a table's own job says with which code it was made."""
+    tree, folder = tmp_path / "tree", tmp_path / "sweep"
+    tree.mkdir()
+    for name in TREE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, tree / name)
+    shutil.copytree(sweep, folder)
+    (folder / "results/tables/claims.csv").write_text("edited\n")
+    # The edit: whoever touches the file while the verdict is made.
+    script = tree / "flare/cli/results.py"
+    text = script.read_text()
+    touch = "    import os\n\n    os.utime(claims.__file__)\n"
+    assert text.count("    claims.write(chosen.tables)\n") == 1
+    script.write_text(text.replace("    claims.write(chosen.tables)\n", f"{touch}    claims.write(chosen.tables)\n"))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(tree / "Snakefile"), "--directory", str(folder)]
+    command += ["results/tables/claims.csv", "--cores", "1", "--configfile", write(folder, CONFIG)]
+    said = []
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=900)
+        assert done.returncode == 0, done.stdout + done.stderr
+        said.append(done.stdout + done.stderr)
+    assert all("rule judge" in one for one in said)
 
 
 def test_other_results_are_set_aside_and_come_back(sweep: Path, tmp_path: Path) -> None:

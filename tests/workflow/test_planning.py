@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -225,6 +227,36 @@ def test_other_data_plans_all_that_reads_it_and_a_new_time_alone_nothing(planner
     finally:
         for file, time in zip(there, times, strict=True):
             os.utime(file, ns=(time.st_atime_ns, time.st_mtime_ns))
+
+
+def test_another_checkout_makes_nothing_again(planner: Planner) -> None:
+    """In one working folder, with files that are all newer."""
+    own, planner.tree = planner.tree, planner.tree.with_name("another checkout")
+    try:
+        shutil.copytree(own, planner.tree)
+        for file in planner.tree.rglob("*.py"):
+            os.utime(file, (4e9, 4e9))
+        assert planner.jobs() == []
+    finally:
+        planner.tree = own
+
+
+def test_a_table_that_is_edited_or_of_other_late_evaluations_is_made_again(planner: Planner) -> None:
+    with changed(planner.sweep / "results/tables/runs.csv", ",finished,", ",diverged,"):
+        assert names(planner) == FROM_RUNS
+    with changed(planner.sweep / "results/tables/claims.csv", "claims", "edited"):
+        assert names(planner) == {"judge", "render:claims", "render:overall", "execute", "report"}
+    (planner.sweep / "late.yaml").write_text(yaml.safe_dump(SWEEP | {"late_evaluations": 2, "targets": [0.5]}))
+    assert {job.name for job in planner.jobs(config="late.yaml")} == FROM_RUNS
+
+
+def test_jobs_have_the_threads_of_the_configuration_whatever_cores_there_are(planner: Planner) -> None:
+    (planner.sweep / "threads.yaml").write_text(yaml.safe_dump(SWEEP | {"threads": 2}))
+    jobs = planner.jobs("--cores", "1", config="threads.yaml")
+    training = [job for job in jobs if job.name in TRAINED | TRIED | {"tune:topk"}]
+    assert {job.name for job in training} == TRAINED | TRIED | {"tune:topk"}
+    assert all("--threads 2 " in job.command for job in training)
+    assert all(re.search("--code [0-9a-f]{64} ", job.command) for job in training)
 
 
 # Every key of a run that a configuration can have, none with its default.

@@ -6,6 +6,7 @@
 import hashlib
 import json
 import math
+import time
 
 import snakemake.jobs
 import snakemake.persistence
@@ -40,6 +41,7 @@ NOTED = {
 }
 # Rules whose results say it.
 SAID = {"fetch", "train", "tune_propose", "tune_train", "tune", "tabulate"}
+BEGAN = time.time()
 # Of the noted rules' parameters, what decides the output.
 DECIDING = ("dealt", "level", "caption", "settings", "storage", "targets", "link", "merged")
 
@@ -130,10 +132,16 @@ def noted(job):
         return False
 
 
+def edited(job):
+    """Whether a file that a job's output follows from was written since Snakemake began, perhaps to be put back."""
+    own = [file for file in map(str, job.input) if not os.path.relpath(file, ROOT).startswith(os.pardir)]
+    return any(os.stat(file).st_mtime >= BEGAN for file in own if file.endswith((".py", ".csv", ".ipynb", ".rst")))
+
+
 def note_all(log=None):
-    """Note what the outputs that were made are of. After a kill it is not noted, and they are made again."""
+    """Note what the outputs that were made are of. What is not noted, after a kill or an edit, is made again."""
     for job in workflow.dag.jobs:
-        if job.rule.name in NOTED and workflow.dag.needrun(job) and workflow.dag.finished(job):
+        if job.rule.name in NOTED and workflow.dag.needrun(job) and workflow.dag.finished(job) and not edited(job):
             own = {os.path.relpath(file, RESULTS): sum_of(file) for file in job.output}
             write_whole(note_of(job), json.dumps({"of": content_of(job), "files": own}).encode())
 
