@@ -122,7 +122,7 @@ def test_what_was_made_while_the_code_was_edited_is_made_again(sweep: Path, tmp_
         else:
             shutil.copy2(source, tree / name)
     shutil.copytree(sweep, folder)
-    (folder / "results/tables/claims.csv").write_text("edited\n")
+    (folder / "results/made_from/tables/claims.csv.json").unlink()
     # The edit: whoever touches the file while the verdict is made.
     script = tree / "flare/cli/results.py"
     text = script.read_text()
