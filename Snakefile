@@ -32,9 +32,9 @@ report: "workflow/report/workflow.rst"
 # Before the first job: what was planned is written down, once. And overall progress, throughput and time left, now and
 # then on a terminal.
 onstart:
+    registered.write_once(Path(RESULTS), config)  # counts what is set aside next
     set_stale_aside()
     status.follow(config)
-    registered.write_once(Path(RESULTS), config)
 
 
 # What takes seconds, and what needs the internet, runs where Snakemake does, also on a cluster.

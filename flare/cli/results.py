@@ -42,7 +42,7 @@ def add_plot(commands: Commands) -> None:
     """plot FIGURE [--experiment NAME] --tables FOLDER --output FILE"""
     parser = commands.add_parser("plot", help="draw one figure of one experiment, or of all")
     parser.add_argument("figure", help="the name of a file of flare/figures")
-    parser.add_argument("--experiment", help="needed, but for a figure of all experiments")
+    parser.add_argument("--experiment", help="needed, except for a figure of all experiments")
     parser.add_argument("--tables", type=Path, required=True, help="folder of the tables")
     parser.add_argument("--output", type=Path, required=True, help="file name without .pdf and .png")
     parser.set_defaults(command=plot)

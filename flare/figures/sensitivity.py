@@ -22,13 +22,6 @@ from flare.figures.style import layout, looks
 TABLES = ("trials",)
 
 _PARTS = 8
-_RING: dict[str, Any] = {
-    "marker": "o",
-    "markersize": 7.5,
-    "markerfacecolor": "none",
-    "markeredgecolor": "black",
-    "linestyle": "none",
-}
 
 
 def needs(experiments: Mapping[str, Any], name: str) -> bool:
@@ -80,7 +73,7 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
             ax.set_xlim(shown["x"].min() / 1.5, shown["x"].max() * 1.5)
             layout.logarithmic(ax)
             ax.xaxis.set_minor_locator(NullLocator())
-    ring = looks.handle(label="chosen", **_RING)
+    ring = looks.handle(label="chosen", **looks.RING)
     return layout.finish(figure, [list(by_method.values()), [*by_keep.values(), ring]], trials.assign(status=""))
 
 
@@ -98,4 +91,4 @@ def _curve(ax: Axes, study: pd.DataFrame, wide: bool, loss: bool, look: dict[str
     band = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
     ax.fill_between(best["x"], factor * best["lowest"], factor * best["highest"], **band)
     chosen = done[done["best"]]
-    ax.plot(chosen["x"], factor * chosen["result"], **_RING)
+    ax.plot(chosen["x"], factor * chosen["result"], **looks.RING)

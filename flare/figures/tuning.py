@@ -21,13 +21,6 @@ from flare.figures.style import layout, looks
 TABLES = ("trials",)
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_RING: dict[str, Any] = {
-    "marker": "o",
-    "markersize": 7.5,
-    "markerfacecolor": "none",
-    "markeredgecolor": "black",
-    "linestyle": "none",
-}
 
 
 def needs(experiments: Mapping[str, Any], name: str) -> bool:
@@ -67,7 +60,7 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
         ax.set_title(f"{look['label']}: {setting}")
         for (keep, epochs), cell in own.assign(x=_axis(ax, own["value"])).groupby(["keep", "local_epochs"], sort=False):
             _trials(ax, cell, 1 if loss else 100, {"color": look["color"], "marker": markers[str(keep), int(epochs)]})
-    ends = [looks.handle(label="best of its study", **_RING)]
+    ends = [looks.handle(label="best of its study", **looks.RING)]
     for state, mark in (("diverged", looks.cross("#404040")), ("pruned", _pruned("#404040"))):
         if (trials["state"] == state).any():
             ends.append(looks.handle(label=f"{state} trial", **mark))
@@ -85,7 +78,7 @@ def _trials(ax: Axes, cell: pd.DataFrame, factor: float, look: dict[str, Any]) -
     ax.vlines(complete["x"], *spread, color=look["color"], alpha=0.4, linewidth=0.8)
     ax.plot(complete["x"], factor * complete["result"], linestyle="none", alpha=0.8, **look)
     best = complete[complete["best"]]
-    ax.plot(best["x"], factor * best["result"], **_RING)
+    ax.plot(best["x"], factor * best["result"], **looks.RING)
     for state, mark in (("diverged", looks.cross(look["color"])), ("pruned", _pruned(look["color"]))):
         x = cell.loc[cell["state"] == state, "x"]
         if len(x):  # an empty line that is not clipped would take room

@@ -27,6 +27,15 @@ _KEEP_DASHES: tuple[Any, ...] = (
     (0, (2, 2)),
 )
 
+# Around the value that a study chose.
+RING: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 7.5,
+    "markerfacecolor": "none",
+    "markeredgecolor": "black",
+    "linestyle": "none",
+}
+
 
 def methods(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Per method of the frame, in its order: label, color, marker and linestyle for matplotlib.
