@@ -89,8 +89,12 @@ def opened(path: Path, limit: int = LARGE) -> BufferedReader:
 def read_bytes(path: Path, limit: int = SMALL) -> bytes:
     """The content of a plain file of at most `limit` bytes; OSError, with the path, if it is something else."""
     with opened(path, limit) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:  # it grew, or lies in /proc, where files have no size
+        # Python takes as much memory as is asked for before it reads.
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1)
+        if len(content) > size:  # it grew, or lies in /proc, where files have no size
+            content += file.read(limit + 1 - len(content))
+    if len(content) > limit:
         raise OSError(errno.EFBIG, f"more than {limit} bytes", str(path))
     return content
 

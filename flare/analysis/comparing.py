@@ -45,17 +45,27 @@ _NUMBERS = ("difference", "low", "high", "p", "p_signflip", "seeds_to_decide")
 
 def cells_of(runs: pd.DataFrame) -> Cells:
     """The cells of the runs (rows of runs.csv), in their order."""
-    return {
-        key: Cell(
-            pd.Series(100 * done["late_accuracy"].to_numpy(), index=done["seed"].to_numpy()),
-            int((cell["status"] == "diverged").sum()),
-            bool(cell["tuned"].any()),
-            float((1 / cell["compression"]).mean()),
-            float(cell["effective_keep"].mean()),
+    of_runs = {name: runs[name].to_numpy() for name in ("seed", "status", "tuned")}
+    numbers = {name: runs[name].to_numpy("float64") for name in ("late_accuracy", "compression", "effective_keep")}
+    out = {}
+    found = runs.groupby(["experiment", "local_epochs", "method", "keep"], sort=False).indices
+    for key, rows in sorted(found.items(), key=lambda item: item[1][0]):
+        status = of_runs["status"][rows]
+        done = rows[status == "finished"]
+        out[key] = Cell(
+            pd.Series(100 * numbers["late_accuracy"][done], index=of_runs["seed"][done]),
+            int((status == "diverged").sum()),
+            bool(of_runs["tuned"][rows].any()),
+            _mean(1 / numbers["compression"][rows]),
+            _mean(numbers["effective_keep"][rows]),
         )
-        for key, cell in runs.groupby(["experiment", "local_epochs", "method", "keep"], sort=False)
-        for done in [cell[cell["status"] == "finished"]]
-    }
+    return out
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """The mean of those that are known; NaN if none is."""
+    known = ~np.isnan(values)
+    return float(np.where(known, values, 0.0).sum() / known.sum()) if known.any() else math.nan
 
 
 def pairs(cells: Cells) -> Iterator[dict[str, Any]]:
@@ -66,8 +76,10 @@ def pairs(cells: Cells) -> Iterator[dict[str, Any]]:
             if claim == "sparser":
                 yield _sparser(key, own, method, {k[3]: cell for k, cell in _keeps_of(cells, key, method)}, keep)
             elif claim:
-                frame = _common(own, other)
-                yield _row(claim, key, method, keep) | _decide(claim, frame[0] - frame[1], {METHOD: own, method: other})
+                common = _common(own, other)
+                yield _row(claim, key, method, keep) | _decide(
+                    claim, common[0] - common[1], {METHOD: own, method: other}
+                )
 
 
 def _claim_of_pair(keep: str, method: str, other_keep: str) -> str | None:
@@ -95,21 +107,21 @@ def _sparser(key: Key, own: Cell, method: str, keeps: Mapping[str, Cell], nomina
     below = max((k for k in keeps if keeps[k].uplink < wanted), key=lambda k: keeps[k].uplink, default=None)
     above = min((k for k in keeps if keeps[k].uplink >= wanted), key=lambda k: keeps[k].uplink, default=None)
     if abs(keeps[nearest].uplink / wanted - 1) <= NEAR:
-        frame = _common(own, keeps[nearest])
-        return row | _decide("sparser", frame[0] - frame[1], {METHOD: own, method: keeps[nearest]})
+        common = _common(own, keeps[nearest])
+        return row | _decide("sparser", common[0] - common[1], {METHOD: own, method: keeps[nearest]})
     if below is None or above is None:
         times = keeps[nominal].uplink / own.uplink
-        frame = _common(own, keeps[nominal])
-        row |= _decide("sparser", frame[0] - frame[1], {METHOD: own, method: keeps[nominal]})
+        common = _common(own, keeps[nominal])
+        row |= _decide("sparser", common[0] - common[1], {METHOD: own, method: keeps[nominal]})
         reason = f"{method} {nominal} sends {times:.3g} times as much, and no other keep {SPARSER:g} times"
         return row | {"verdict": "undecided", "reason": reason, "seeds_to_decide": math.nan}
-    frame = _common(own, keeps[below], keeps[above])
+    common = _common(own, keeps[below], keeps[above])
     low, high = (math.log(keeps[keep].uplink) for keep in (below, above))
     share = (math.log(wanted) - low) / (high - low)
-    between = (1 - share) * frame[1] + share * frame[2]
+    between = (1 - share) * common[1] + share * common[2]
     compared = {METHOD: own, f"{method} {below}": keeps[below], f"{method} {above}": keeps[above]}
     note = f"{method} between {below} and {above}, where it sends {SPARSER:g} times as much"
-    return row | _decide("sparser", frame[0] - between, compared, notes=[note])
+    return row | _decide("sparser", common[0] - between, compared, notes=[note])
 
 
 def gains(cells: Cells) -> Iterator[dict[str, Any]]:
@@ -143,8 +155,8 @@ def _gain(experiment: str, epochs: int, dense: Cell, keeps: Mapping[str, dict[st
     notes = [f"a bound in {bounded} of {len(accuracy)} seeds"] if bounded else []
     row = _row("gain", (experiment, epochs, method, smallest[method]), baseline, smallest[baseline])
     sides = {name: next(iter(keeps[name].values())) for name in keeps}
-    values = pd.Series(np.clip(0.0, least, most), index=accuracy.index)
-    row |= _decide("gain", values, {DENSE: dense}, tuned=sides, notes=notes)
+    values = np.clip(0.0, least, most)
+    row |= _decide("gain", np.asarray(values, dtype="float64"), {DENSE: dense}, tuned=sides, notes=notes)
     # Such a run might have reached it, and so decides nothing, as in the other claims.
     gone = {
         f"{name} {keep}": cell.diverged
@@ -217,8 +229,8 @@ def _losses_of(cells: Cells, key: Key, own: Cell, reference: str) -> Iterator[di
         same = (experiment, epochs) == key[:2] and keep in (key[3], "dense")
         if not same or method == METHOD or own_full is None or full is None:
             continue
-        frame = _common(own_full, own, full, other)
-        values = (frame[2] - frame[3]) - (frame[0] - frame[1])
+        common = _common(own_full, own, full, other)
+        values = (common[2] - common[3]) - (common[0] - common[1])
         compared = {METHOD: own, method: other}
         compared |= {f"{METHOD} in {reference}": own_full, f"{method} in {reference}": full}
         row = _row("unavailable", key, method, keep) | {"reference": reference}
@@ -229,9 +241,11 @@ def _of_flare(cells: Cells) -> list[tuple[Key, Cell]]:
     return [(key, cell) for key, cell in cells.items() if key[2] == METHOD and key[3] != "dense"]
 
 
-def _common(*cells: Cell) -> pd.DataFrame:
-    """The accuracies of the cells as columns 0, 1, …, in the seeds that all of them finished."""
-    return pd.concat([cell.accuracy for cell in cells], axis=1, join="inner", keys=range(len(cells))).sort_index()
+def _common(*cells: Cell) -> list[NDArray[np.float64]]:
+    """The accuracies of each cell, in the seeds that all of them finished."""
+    accuracies: list[dict[Any, float]] = [dict(cell.accuracy.items()) for cell in cells]
+    seeds = sorted(set.intersection(*map(set, accuracies)))
+    return [np.array([own[seed] for seed in seeds], dtype="float64") for own in accuracies]
 
 
 def _row(claim: str, key: Key, baseline: str, baseline_keep: str) -> dict[str, Any]:
@@ -251,7 +265,7 @@ def _row(claim: str, key: Key, baseline: str, baseline_keep: str) -> dict[str, A
 
 def _decide(
     claim: str,
-    values: pd.Series[float],
+    values: NDArray[np.floating[Any]],
     compared: Mapping[str, Cell],
     tuned: Mapping[str, Cell] | None = None,
     notes: Sequence[str] = (),
@@ -263,7 +277,7 @@ def _decide(
     rule = CLAIMS[claim]
     ratio = rule.unit == "ratio"
     threshold = math.log10(rule.threshold) if ratio else rule.threshold
-    found = paired(values.to_numpy(dtype="float64"), threshold)
+    found = paired(values, threshold)
     verdict, reason, seeds = _verdict(found, rule.threshold, threshold, rule.margin, compared)
     chosen = {name: cell.tuned for name, cell in (tuned or compared).items()}
     only = ", ".join(name for name, cell in chosen.items() if cell) if not all(chosen.values()) else ""

@@ -61,10 +61,10 @@ def read_run(folder: Path, late: int = LATE) -> tuple[dict[str, Any], bytes]:
     if problem := broken_record(found, rounds):
         raise DataError(f"{folder}: {problem}; delete it, and it is run again")
     record["steps_per_round"] = sending.steps(settings)
-    last = [value for value in _values(rounds, b"test_accuracy") if value is not None][-late:]
+    last = _last(rounds, b"test_accuracy", late)
     record["late_accuracy"] = math.fsum(last) / len(last) if last else None
-    delta = _values(rounds, _DELTA)
-    record |= _traffic(record, settings, delta[-1] if delta and record["status"] == "finished" else None)
+    delta = _last(rounds, _DELTA, 1) if record["status"] == "finished" else []
+    record |= _traffic(record, settings, delta[0] if delta else None)
     record |= {"config": settings, "versions": found.get("versions")}
     record["made_from"] = found["made_from"] | {"engine": found.get("engine"), "commit": found.get("git_commit")}
     return record, rounds
@@ -90,14 +90,13 @@ def _traffic(record: Mapping[str, Any], settings: Mapping[str, Any], delta: floa
     return out
 
 
-def _values(content: bytes, column: bytes) -> list[float | None]:
-    """The values of a column of rounds.csv, None if one is empty; none at all if it has no such column."""
-    header, *rows = content.splitlines()
-    names = header.split(b",")
+def _last(content: bytes, column: bytes, count: int) -> list[float]:
+    """The values that a column of rounds.csv has in its last rows, so many; none if it has no such column."""
+    names = content.partition(b"\n")[0].split(b",")
     if column not in names:
         return []
-    place = names.index(column)
-    return [float(value) if value else None for value in (row.split(b",")[place] for row in rows)]
+    place, rows = names.index(column), content.rstrip(b"\n").rsplit(b"\n", count)[1:]
+    return [float(value) for value in (row.split(b",")[place] for row in rows) if value]
 
 
 def _without_availability(settings: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -73,8 +74,8 @@ def paired(differences: NDArray[np.floating[Any]], threshold: float) -> Paired:
     if not n:
         return Paired(0, *(nan,) * 10)
     mean = float(above.mean())
-    wins = scipy.stats.binomtest(int((above > NOISE).sum()), n).proportion_ci(LEVEL, "wilson")
-    won = (float((above > NOISE).mean()), float(wins.low), float(wins.high))
+    wins = int((above > NOISE).sum())
+    won = (wins / n, *_wilson(wins, n))
     if n == 1:
         return Paired(1, mean + threshold, nan, nan, nan, 1.0, *won, nan, nan)
     spread = float(above.std(ddof=1))
@@ -87,6 +88,20 @@ def paired(differences: NDArray[np.floating[Any]], threshold: float) -> Paired:
     error = spread / n**0.5
     detectable = float(stdtrit(n - 1.0, (1 + LEVEL) / 2) + stdtrit(n - 1.0, POWER)) * error
     return Paired(n, mean + threshold, low, high, float(test.pvalue), signflip(above), *won, detectable, spread)
+
+
+@functools.cache
+def _wilson(wins: int, n: int) -> tuple[float, float]:
+    """Wilson's interval of the share of n."""
+    found = scipy.stats.binomtest(wins, n).proportion_ci(LEVEL, "wilson")
+    return float(found.low), float(found.high)
+
+
+@functools.cache
+def _critical(level: float) -> NDArray[np.float64]:
+    """Student's t of 2, 3, ... MOST_SEEDS numbers at this level."""
+    t: NDArray[np.float64] = stdtrit(np.arange(2, MOST_SEEDS + 1) - 1.0, (1 + level) / 2)
+    return t
 
 
 def signflip(differences: NDArray[np.floating[Any]]) -> float:
@@ -131,7 +146,7 @@ def seeds_to_decide(found: Paired, threshold: float, margin: float | None) -> in
     """
     gaps = [abs(found.mean - threshold)] + ([margin - abs(found.mean)] if margin is not None else [])
     n = np.arange(2, MOST_SEEDS + 1)
-    half = stdtrit(n - 1.0, (1 + LEVEL) / 2) * found.spread / np.sqrt(n)
+    half = _critical(LEVEL) * found.spread / np.sqrt(n)
     enough = n[half < max(gaps) - NOISE]
     return int(enough[0]) if len(enough) else None
 
@@ -143,7 +158,7 @@ def seeds_to_reach(p: float, n: int, level: float) -> int | None:
     """
     t = stdtrit(n - 1.0, 1 - p / 2)
     more = np.arange(n, MOST_SEEDS + 1)
-    enough = more[t * np.sqrt(more / n) > stdtrit(more - 1.0, (1 + level) / 2)]
+    enough = more[t * np.sqrt(more / n) > _critical(level)[n - 2 :]]
     return int(enough[0]) if len(enough) else None
 
 

@@ -110,23 +110,28 @@ def _tree(name: str) -> ast.Module:
 @functools.cache
 def _imports(name: str) -> list[str]:
     """The files of the package that a file imports when it runs, anywhere in it."""
-    return [found for node in _run(_tree(name)) for found in _modules(node)]
+    return [found for node in _run(_tree(name)) if isinstance(node, _IMPORT) for found in _modules(node)]
 
 
 def _run(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes except for what stands under `if TYPE_CHECKING`."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            continue
-        yield node
-        yield from _run(node)
+    rest = [tree]
+    while rest:
+        for node in ast.iter_child_nodes(rest.pop()):
+            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+                continue
+            yield node
+            rest.append(node)
 
 
-def _modules(node: ast.AST) -> Iterable[str]:
+_IMPORT = (ast.Import, ast.ImportFrom)
+
+
+def _modules(node: ast.Import | ast.ImportFrom) -> Iterable[str]:
     """The files of the package that an import statement names."""
     if isinstance(node, ast.Import):
         paths = [[alias.name] for alias in node.names]
-    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+    elif node.module and not node.level:
         paths = [[f"{node.module}.{alias.name}", node.module] for alias in node.names]
     else:
         return
@@ -152,7 +157,7 @@ class _Meaning(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         """What a method's `check` refuses, before a run begins, is left out."""
-        return ast.Pass() if [given.arg for given in node.args.args] == _CHECKED else self.generic_visit(node)
+        return ast.Pass() if [given.arg for given in node.args.args] == _CHECKED else self._documented(node)
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
         """How a method looks in a figure is left out."""
@@ -166,12 +171,13 @@ class _Meaning(ast.NodeTransformer):
             return ast.copy_location(ast.Call(node.func, node.args, []), node)
         return node
 
-    def generic_visit(self, node: ast.AST) -> ast.AST:
+    def _documented(self, node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
         """A docstring is left out."""
-        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+        if ast.get_docstring(node, clean=False) is not None:
             node.body[0] = ast.Pass()
-        return super().generic_visit(node)
+        return self.generic_visit(node)
+
+    visit_Module = visit_ClassDef = visit_AsyncFunctionDef = _documented
 
 
 @functools.cache

@@ -152,6 +152,10 @@ def _rows(found: Mapping[str, Any], content: bytes) -> Iterator[list[float]]:
     identity = [str(found[name]) for name in IDENTITY]
     # Compared as text: one comparison instead of one a column.
     start = ",".join(identity) + ","
+    width, more = len(columns) - len(IDENTITY), len(columns) > len(ROUNDS)
+    # int and float take 1_0, " 1" and other alphabets' digits, which no run writes: looked for in all lines at once.
+    text = "".join(lines)
+    odd = not text.isascii() or any(text.count(mark) != len(lines) * start.count(mark) for mark in "_ ")
     for number, line in enumerate(lines, 2):
         if not line.startswith(start):
             for name, given, expected in zip(IDENTITY, line.split(","), identity, strict=False):
@@ -160,13 +164,13 @@ def _rows(found: Mapping[str, Any], content: bytes) -> Iterator[list[float]]:
         own = line[len(start) :]
         values = own.split(",")
         try:
-            if len(values) != len(columns) - len(IDENTITY) or not own.isascii() or "_" in own or " " in own:
+            if len(values) != width or (odd and (not own.isascii() or "_" in own or " " in own)):
                 raise ValueError
             row = [*map(int, values[:3]), *map(float, values[3:6])]
-            more = [float(value) for value in values[6:] if value]  # a probe may have nothing to say
+            known = [*row, *(float(value) for value in values[6:] if value)] if more else row  # a probe may say nothing
         except ValueError:
             raise _Wrong(f"line {number}: {len(columns)} values expected, numbers, and rounds that ascend") from None
-        if not all(map(math.isfinite, (*row, *more))) or not 0 <= row[5] <= 1 or min(row[:3]) < 0:
+        if not all(map(math.isfinite, known)) or not 0 <= row[5] <= 1 or min(row[:3]) < 0:
             raise _Wrong(f"line {number}: numbers expected, an accuracy from 0 to 1, and nothing below 0 before it")
         yield row
 

@@ -453,6 +453,7 @@ def started(data: Path, folder: Path, redirect: str = "", before: str = "", run:
 
 def unread(data: Path, folder: Path) -> None:
     """A long run by the command line, of which nobody reads what it says."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever these tests themselves were started with
     gone, end = os.pipe()
     os.close(gone)
     for number, name in ((1, "stdout"), (2, "stderr")):
