@@ -150,6 +150,14 @@ def refusals(log: Path) -> Iterator[tuple[str, str]]:
             yield said.get("sync_path", ""), said["msg"]
 
 
+def begun(log: Path) -> Iterator[str]:
+    """Paths of the records of which rows went to the server, as a log of the SDK's process has it."""
+    for line in log.read_text("utf-8").splitlines():
+        said = json.loads(line)
+        if said["msg"] == "filestream: sending request" and said.get("history_lines"):
+            yield said.get("sync_path", "")
+
+
 def check_sent(record: Path) -> None:
     """Mark the record of a finished online run as sent; RuntimeError if the server refused a part of it."""
     for _, reason in refusals(record.parent / "logs" / "debug-internal.log"):

@@ -90,21 +90,22 @@ def _send(records: Sequence[Path]) -> tuple[int, str]:
     if len(records) == 1 and sdk.mark(records[0]).exists():
         sdk.mark(records[0]).unlink()
         records = [records[0].rename(records[0].with_name(f"run-{sdk.next_id(records[0])}.wandb"))]
-    said, refused = _run_sdk(records)
+    said, refused, begun = _run_sdk(records)
     lacking = {path for path, _ in refused}
     done = 0
     for record in records:
         if record.with_suffix(".wandb.synced").exists() and str(record) not in lacking:
             write_whole(sdk.mark(record), sdk.SENT.encode())
             done += 1
-        elif f"/runs/{sdk.id_of(record)}" in said:  # the SDK names the page of a run that has begun
+        # The SDK names the page of a run that has begun, though not of every one.
+        elif f"/runs/{sdk.id_of(record)}" in said or str(record) in begun:
             write_whole(sdk.mark(record), sdk.TRIED.encode())
     reasons = [line for line in said.splitlines() if "rror" in line] + [reason for _, reason in refused]
     return done, " ".join((reasons or ["the SDK does not say why"])[0].replace("wandb: ERROR", "").split())
 
 
-def _run_sdk(records: Sequence[Path]) -> tuple[str, list[tuple[str, str]]]:
-    """Run `wandb sync` on the records; returns what it printed, and what the server refused (`sdk.refusals`)."""
+def _run_sdk(records: Sequence[Path]) -> tuple[str, list[tuple[str, str]], set[str]]:
+    """Run `wandb sync` on the records; returns what it printed, `sdk.refusals`, and `sdk.begun`."""
     where = ["--project", sdk.project()]
     if os.environ.get("WANDB_ENTITY"):
         where += ["--entity", os.environ["WANDB_ENTITY"]]
@@ -126,8 +127,10 @@ def _run_sdk(records: Sequence[Path]) -> tuple[str, list[tuple[str, str]]]:
             said = ended.stdout + ended.stderr
         except subprocess.TimeoutExpired as error:
             said = f"{(error.stderr or b'').decode()}\nError: the server takes too long"
-        refused = [found for log in Path(folder).glob("wandb/logs/debug-sync.*") for found in sdk.refusals(log)]
-    return said, refused
+        logs = list(Path(folder).glob("wandb/logs/debug-sync.*"))
+        refused = [refusal for log in logs for refusal in sdk.refusals(log)]
+        begun = {record for log in logs for record in sdk.begun(log)}
+    return said, refused, begun
 
 
 def _send_tables(results: Path) -> bool:

@@ -422,7 +422,7 @@ def test_a_thousand_cells_take_seconds() -> None:
     ]
     started = time.process_time()
     found = judged(*rows)
-    assert time.process_time() - started < 10
+    assert time.process_time() - started < 40  # 3 here
     assert len(found) == 4 * 4 * (45 + 36)
 
 

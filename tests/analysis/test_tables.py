@@ -435,7 +435,7 @@ def test_a_thousand_runs_of_a_hundred_rows_take_seconds(tmp_path: Path) -> None:
     started = time.process_time()
     tables.tabulate(folders, tmp_path / "tables")
     # A tenth of what 10,000 runs may take.
-    assert time.process_time() - started < 3
+    assert time.process_time() - started < 12  # 1 to 2 here
     summary = tables.read(tmp_path / "tables")["summary"]
     assert summary["n"].tolist() == [200] * 5
     assert summary["uplink_bits"].tolist() == [DENSE_BITS * 100 // 50_890 // 32 * 48 * k for k in (5089, 509, 51, 5, 1)]

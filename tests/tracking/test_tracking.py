@@ -302,7 +302,11 @@ def test_sync_sends_everything_once(
     assert cli.main(command) == 0
     assert capfd.readouterr() == ("W&B: 2 runs sent\nW&B: 3 tables and figures sent\n", "")
     runs = [run for run in server.runs.values() if run["upsert"].get("jobType") == "train"]
-    assert sorted(run["config"]["seed"] for run in runs) == [1, 2] and len(server.runs) == 3
+    # If the first attempt came as far as a run's rows, these are left as they are, and the run is sent as another one.
+    left = [run for run in runs if not run["complete"]]
+    runs = [run for run in runs if run["complete"]]
+    assert all(len(run["history"]) <= 3 for run in left)
+    assert sorted(run["config"]["seed"] for run in runs) == [1, 2] and len(server.runs) == 3 + len(left)
     for run in runs:
         assert len(run["history"]) == 3 and run["summary"]["status"] == "finished" and run["exit_code"] == 0
         assert run["upsert"]["groupName"] == RUN.cell and run["upsert"]["project"] == "project"
@@ -327,7 +331,7 @@ def test_sync_sends_everything_once(
     assert cli.main(command) == 0
     assert capfd.readouterr().out == "W&B: 2 runs sent\nW&B: 3 tables and figures sent\n"
     trained = [run for run in server.runs.values() if run["upsert"].get("jobType") == "train"]
-    assert sorted(run["config"]["seed"] for run in trained if run["history"]) == [1, 1, 2, 3]
+    assert sorted(run["config"]["seed"] for run in trained if run["complete"]) == [1, 1, 2, 3]
     assert all(len(run["history"]) in (0, 3) for run in trained)
     assert leaks(tmp_path) == [] and not list(results.rglob("*debug-cli*"))
 
@@ -341,6 +345,30 @@ def test_sync_sends_everything_once(
     forget()
     assert cli.main(command) == 2
     assert capfd.readouterr().err == "flare: W&B: no API key; set WANDB_API_KEY, or say wandb login\n"
+
+
+def test_rows_that_arrived_are_not_sent_to_the_same_run_again(
+    data: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    one, two, _ = sweep(data, results)
+    for limit in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER"):
+        monkeypatch.setenv(f"WANDB__{limit}_RETRY_MAX", "1")
+    command = ["sync_wandb", "--results", str(results)]
+    with monkeypatch.context() as patch:  # rows and summary arrive, the artifact of the files does not
+        patch.setattr(Server, "_CreateArtifact", None)
+        assert cli.main(command) == 1
+    server.unknown.clear()
+    first = [run for run in server.runs.values() if len(run["history"]) == 3]
+    assert len(first) == 2 and not server.artifacts
+    capfd.readouterr()
+    assert cli.main(command) == 0
+    assert capfd.readouterr().out == "W&B: 2 runs sent\nW&B: 3 tables and figures sent\n"
+    trained = [run for run in server.runs.values() if run["upsert"].get("jobType") == "train"]
+    assert [len(run["history"]) for run in trained] == [3] * 4
+    assert {a["files"]["run.json"] for a in server.artifacts if a["type"] == "run" and a["committed"]} == {
+        (folder / "run.json").read_bytes() for folder in (one, two)
+    }
 
 
 def test_the_report_is_saved_or_specified(

@@ -390,7 +390,7 @@ def test_a_best_yaml_that_multiplies_is_one_line_at_once(tmp_path: Path, capsys:
     command = ["train", *shlex.split(study.run.flags()), "--output", str(tmp_path / "run"), "--wandb", "disabled"]
     assert cli.main([*command, "--values", str(tmp_path / "best.yaml")]) == 2
     said = capsys.readouterr().err
-    assert time.monotonic() - begun < 5 and said.count("\n") == 1 and "not a best.yaml of a study" in said
+    assert time.monotonic() - begun < 30 and said.count("\n") == 1 and "not a best.yaml of a study" in said
 
 
 def test_only_a_sweeps_own_studies_are_replaced_in_a_database(tmp_path: Path) -> None:
