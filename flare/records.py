@@ -247,7 +247,7 @@ def _recover(output: Path) -> None:
 
 
 def _squeezed(content: bytes) -> bytes:
-    return lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)
+    return lzma.compress(content, preset=6 | lzma.PRESET_EXTREME)
 
 
 def _tables(table: Mapping[str, tuple[bytes, bytes]]) -> tuple[bytes, bytes]:

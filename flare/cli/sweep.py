@@ -97,7 +97,7 @@ def sweep(chosen: argparse.Namespace) -> int:
     config = configuration.load(file)
     configuration.check_folders(config, str(file))
     done = deadline.sweep(config, file, chosen.deadline, shlex.split(chosen.snakemake))
-    if chosen.pack:
+    if chosen.pack and (done or deadline.longest(Path(config.get("results", "results")), {})):
         print(records.pack(config, chosen.pack))
     return 0 if done else checkpoint.RESUMABLE
 
