@@ -130,6 +130,8 @@ def show(config: Mapping[str, Any]) -> str:
     """The sweep for a terminal: a line for all of it, one per experiment, and the runs that a person may look after."""
     found, tried = states(config), trials(config)
     lines = [line(found, tried)]
+    if config.get("record"):
+        lines.append(f"restored from the record {config['record']}")
     for name in config["experiments"]:
         own = ([state for state in all_ if state.run.experiment == name] for all_ in (found, tried))
         lines.append(f"  {name}: {line(*own)}")

@@ -114,6 +114,8 @@ def show(chosen: argparse.Namespace) -> None:
     if results.is_file() or chosen.named:
         config = configuration.load(results)
         results, notes = Path(config.get("results", "results")), origin.of_configuration(config)
+        if config.get("record"):
+            notes.insert(0, f"restored from the record {config['record']}; nothing was trained for it")
     print(tables.show(results / "tables"))
     for note in notes:
         print(f"Note: {note}")

@@ -1,6 +1,6 @@
 """What is broken is one line: configurations, arguments, and the files that are read.
 
-The same examples on every run (tests/conftest.py). 300 broken configurations are made from config/config.yaml by one
+The same examples on every run (tests/conftest.py). 300 broken configurations are made from fashion.yaml beside this file by one
 change each, and are given to the command line and to Snakemake itself, which starts no job with any of them.
 """
 
@@ -39,7 +39,7 @@ from flare.tuning.origin import Sweep
 from flare.tuning.study import Trial, studies
 from flare.tuning.trials import read_values
 
-TEXT = (ROOT / "config/config.yaml").read_text()
+TEXT = (ROOT / "tests/config/fashion.yaml").read_text()
 GOOD = yaml.safe_load(TEXT)
 # What a config value must not do where it reaches a shell, a path or a pattern.
 NASTY = [
@@ -62,7 +62,7 @@ NASTY = [
 ]
 OTHER_TYPE = [None, True, "text", [], {}, {"a": 1}, [[1]], 3.5, -1, 0]
 HUGE = [10**12, 10**400, -(10**12), 1e308, float("nan"), float("inf"), -float("inf")]
-# What may be a fraction although config/config.yaml has a whole number there.
+# What may be a fraction although fashion.yaml has a whole number there.
 REAL = ("percentile", "tau_decay", "momentum", "learning_rate", "tau")
 FREE_NAMES = ("results", "data", "device", "storage", "wandb.project", "wandb.entity", "experiments")
 

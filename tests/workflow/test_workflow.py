@@ -133,6 +133,15 @@ def test_a_record_gives_the_same_tables_and_figures_and_trains_what_it_lacks(swe
     assert "Pre-registration: rules" in (back / "tables/claims.md").read_text()
     said = snakemake(tmp_path, "--cores", "1", "--configfile", str(file), "--", "tables", "figures")
     assert "Nothing to be done" in said.stdout + said.stderr
+    for command in ("show", "status"):
+        told = subprocess.run(
+            [sys.executable, "-m", "flare", command, str(file)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert told.returncode == 0 and "restored from the record one" in told.stdout, told.stderr
     # For a sweep the digests decide: all of other code is made again, and of the same code what the record lacks.
     more = copy.deepcopy(CONFIG) | {"results": "results/two", "data": str(sweep / "data")}
     more["experiments"]["small"]["seeds"] = [1, 2, 3]
