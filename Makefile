@@ -60,8 +60,9 @@ format: setup ## rewrite Python and Snakemake files in the house style
 	$(IN) ruff format
 	$(IN) snakefmt Snakefile workflow
 
-docs: setup ## write the schema and the tables of config/README.md anew
+docs: setup ## write what follows from the code (schema, tables, picture), then the docs site in build/site
 	$(IN) python tools/docs.py
+	$(IN) NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 
 lock: setup ## write requirements.lock anew, keeping its versions where it can (ARGS=--upgrade: the newest)
 	$(IN) python tools/lock.py $(ARGS)
