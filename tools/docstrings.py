@@ -11,36 +11,36 @@ from typing import Any
 
 import griffe
 
-_ITEM = re.compile(r"(?P<names>[A-Za-z_][\w ,>(){}\[\]`*.=-]{0,60}?): (?P<meaning>\S.*)")
-# One outside code.
+# An argument, which may say how it is called or its range: on_state(state), momentum in [0, 1).
+_NAME = r"[a-z_][a-z_0-9]*(?:\([^)]*\))?(?: > 0| in [\[(][^\])]*[\])])?"
+_ITEM = re.compile(rf"(?P<names>{_NAME}(?:, {_NAME})*): (?P<meaning>\S.*)")
+# A square bracket outside code.
 _BRACKET = re.compile(r"\[(?=(?:[^`]*`[^`]*`)*[^`]*\Z)")
-_NAME = re.compile(r"[a-z_][a-z_0-9]*(\([^)]*\))?( > 0| in [^,]+)?$")
 
 
 def as_markdown(text: str) -> str:
     """A docstring as Markdown. A square bracket is itself, and no link."""
-    lines = _BRACKET.sub(r"\\[", text).splitlines()
+    lines = text.splitlines()
     out: list[str] = []
     inside = False  # an item
     for number, line in enumerate(lines):
         item = _ITEM.fullmatch(line)
-        if item and all(_NAME.match(name) for name in item["names"].split(", ")):
+        if item:
             if not inside and out and out[-1]:
                 out.append("")
-            names = ", ".join(f"`{name}`" for name in item["names"].split(", "))
+            names = ", ".join(f"`{name}`" for name in re.findall(_NAME, item["names"]))
             out.append(f"- {names}: {item['meaning']}")
             inside = True
         elif line.startswith("    ") and inside:
             out.append(line)
         else:
-            # Indented lines after a paragraph are code only after an empty line.
-            if line.startswith("    ") and number and lines[number - 1] and not lines[number - 1].startswith(" "):
-                out.append("")
-            if inside and line:
+            # Indented lines are code only after an empty line; so is a paragraph apart from a list.
+            starts_code = line.startswith("    ") and number and not lines[number - 1].startswith("    ")
+            if (starts_code or (inside and line)) and out[-1]:
                 out.append("")
             inside = False
             out.append(line)
-    return "\n".join(out)
+    return _BRACKET.sub(r"\\[", "\n".join(out))
 
 
 class Docstrings(griffe.Extension):
