@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LOCKED := Linux x86_64 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check run report paper-dry verify test mutants lint format docs lock clean
+.PHONY: help setup check run report paper-dry verify test quick mutants lint format docs lock clean
 
 help: ## list the targets
 	@echo "Usage: make TARGET [PYTHON=python3.11] [CONFIG=$(CONFIG)] [CORES=$(CORES)] [ARGS=...]"
@@ -44,6 +44,17 @@ verify: check ## repeat SAMPLE random finished runs; they must give the same bit
 # All tests together reach at least 95 % of the lines; some of them, as ARGS says, need not.
 test: setup ## run the tests (ARGS: pytest's, as ARGS="-m 'not workflow'")
 	$(IN) python -m pytest $(if $(ARGS),$(ARGS),--durations=10 --cov=flare --cov-report=term:skip-covered --cov-fail-under=95)
+
+# The tests that say most in a minute: settings, the engine against its oracle, partitions, claims, identity, the house.
+QUICK := $(addprefix tests/, \
+    config/test_config.py config/test_docs.py config/test_written.py \
+    engine/test_draws.py engine/test_inputs.py engine/test_memory.py engine/test_network.py engine/test_oracle.py \
+    engine/test_seams.py engine/test_selection.py engine/test_staleness.py \
+    datasets/test_partition.py analysis/test_claims.py analysis/test_level.py analysis/test_overall.py \
+    analysis/test_reached.py runs/test_identity.py house/test_imports.py house/test_pages.py)
+
+quick: setup ## run the tests that end within 90 seconds on two cores
+	$(IN) python -m pytest $(QUICK) -m "not workflow" $(ARGS)
 
 mutants: setup ## change one thing at a time, and see whether the tests do (MINUTES=60, SEED=0; ARGS=--hand: the list by hand)
 	$(IN) python tools/mutants.py --minutes $(MINUTES) --seed $(SEED) $(ARGS)
