@@ -150,17 +150,18 @@ def commands_text() -> str:
             for action in parser._actions
             if action.dest != "help" and not (whole_run and _of_run(action))
         ]
-        table = _table(("argument", "", "meaning"), own)
+        table = _table(("argument", "meaning"), own)
         more = "\nAnd the [arguments of a run](#arguments-of-a-run).\n" if whole_run else ""
         parts.append(f"## {name}\n\n{said[0].upper()}{said[1:]}.\n\n{table}{more}")
     return "\n".join(parts)
 
 
-def _argument(action: argparse.Action) -> tuple[str, str, str]:
-    """What an argument is called, whether it is needed, and what it means."""
+def _argument(action: argparse.Action) -> tuple[str, str]:
+    """What an argument is called, and what it means; whether it is needed."""
     named = " ".join(f"`{flag}`" for flag in action.option_strings) or f"`{action.dest}`"
     needed = action.required and action.nargs not in ("?", "*")
-    return named, "needed" if needed else "", _plain(action.help or _doc_of_key(action.dest))
+    doc = _plain(action.help or _doc_of_key(action.dest))
+    return named, f"needed; {doc}" if needed else doc
 
 
 def _doc_of_key(name: str) -> str:
@@ -186,7 +187,7 @@ def _of_run(action: argparse.Action) -> bool:
 def _run_arguments() -> str:
     """The arguments that `train`, `propose` and `tune` share: the fields of a run that can be given."""
     parser, _ = subparsers()["train"]
-    return _table(("argument", "", "meaning"), [_argument(action) for action in parser._actions if _of_run(action)])
+    return _table(("argument", "meaning"), [_argument(action) for action in parser._actions if _of_run(action)])
 
 
 def _first_paragraph(file: Path) -> str:

@@ -21,26 +21,41 @@ _BRACKET = re.compile(r"\[(?=(?:[^`]*`[^`]*`)*[^`]*\Z)")
 def as_markdown(text: str) -> str:
     """A docstring as Markdown. A square bracket is itself, and no link."""
     lines = text.splitlines()
+    items = _items(lines)
     out: list[str] = []
     inside = False  # an item
     for number, line in enumerate(lines):
-        item = _ITEM.fullmatch(line)
+        before = lines[number - 1] if number else ""
+        item = items[number]
         if item:
-            if not inside and out and out[-1]:
-                out.append("")
+            starts = not inside
             names = ", ".join(f"`{name}`" for name in re.findall(_NAME, item["names"]))
-            out.append(f"- {names}: {item['meaning']}")
+            line = f"- {names}: {item['meaning']}"
             inside = True
         elif line.startswith("    ") and inside:
-            out.append(line)
+            starts = False
         else:
-            # Indented lines are code only after an empty line; so is a paragraph apart from a list.
-            starts_code = line.startswith("    ") and number and not lines[number - 1].startswith("    ")
-            if (starts_code or (inside and line)) and out[-1]:
-                out.append("")
+            # Indented lines are code, and dashes a list, only after an empty line; so is a paragraph apart from a list.
+            starts = inside or _starts(line, before, "    ") or _starts(line, before, "- ")
             inside = False
-            out.append(line)
+        if starts and line and out and out[-1]:
+            out.append("")
+        out.append(line)
     return _BRACKET.sub(r"\\[", "\n".join(out))
+
+
+def _items(lines: list[str]) -> list[re.Match[str] | None]:
+    """Which lines begin an item. One that goes on at the margin is prose: what begins a sentence there is no name."""
+    found: list[re.Match[str] | None] = []
+    for number in reversed(range(len(lines))):
+        after = lines[number + 1] if number + 1 < len(lines) else ""
+        ends = not after or after.startswith("    ") or bool(found[-1])
+        found.append(_ITEM.fullmatch(lines[number]) if ends else None)
+    return found[::-1]
+
+
+def _starts(line: str, before: str, mark: str) -> bool:
+    return line.startswith(mark) and not before.startswith((mark, "  "))
 
 
 class Docstrings(griffe.Extension):

@@ -41,7 +41,7 @@ MEANINGS = {
     "local_epochs": "passes over a client's data in a round",
     "seed": "of the initial weights, the partition, the draw of clients, shuffling and dropout",
     "round": "counted from 0; the row was measured after this round's server step",
-    "uplink_bits": "bits that all clients sent",
+    "uplink_bits": "bits that all clients sent: 32 a value, and ceil(log2 n) its place in a tensor of n",
     "downlink_bits": "bits that all clients were sent: dense, or what the method counts if its server compresses",
     "train_loss": "mean over the round's clients of their mean batch loss",
     "test_loss": "loss of the server's weights on the whole test set",

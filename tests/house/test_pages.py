@@ -231,14 +231,16 @@ def test_what_is_generated_is_what_the_code_says(docs: ModuleType) -> None:
 
 def test_arguments_of_a_docstring_are_a_list() -> None:
     as_markdown = importlib.import_module("docstrings").as_markdown
-    said = (
-        "Do it: now.\n\nkeep: a share\n    of all, in [0, 1).\non_state(state), seed: two.\nThen `a[1]`.\n    w <- w\n"
-    )
-    assert as_markdown(said) == (
+    text = "Do it: now.\n\nkeep: a share\n    of all, in [0, 1).\non_state(state), seed: two.\n"
+    text += "\nThen `a[1]`.\n    w <- w\n"
+    assert as_markdown(text) == (
         "Do it: now.\n\n- `keep`: a share\n    of all, in \\[0, 1).\n- `on_state(state)`, `seed`: two.\n\n"
         "Then `a[1]`.\n\n    w <- w"
     )
-    assert as_markdown("momentum in [0, 1): m") == "- `momentum in [0, 1)`: m"
+    assert as_markdown("momentum in [0, 1): m\n    n") == "- `momentum in [0, 1)`: m\n    n"
+    # Prose, and a list that follows it at once.
+    assert as_markdown("A part.\n\ninputs: floats. targets:\nwhole.") == "A part.\n\ninputs: floats. targets:\nwhole."
+    assert as_markdown("It has\n- `A`: one,\n  or two\n- `B`") == "It has\n\n- `A`: one,\n  or two\n- `B`"
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
