@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LOCKED := Linux x86_64 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check run report paper-dry verify test quick mutants lint format docs lock clean
+.PHONY: help setup check run report record paper-dry verify test quick mutants lint format docs lock clean
 
 help: ## list the targets
 	@echo "Usage: make TARGET [PYTHON=python3.11] [CONFIG=$(CONFIG)] [CORES=$(CORES)] [ARGS=...]"
@@ -34,6 +34,13 @@ run: check ## run the sweep of CONFIG on CORES cores, then show its tables and f
 
 report: check ## run it, and write results/report.html: all of it as one page
 	$(IN) snakemake report --cores $(CORES) --configfile "$(CONFIG)" $(ARGS)
+
+# Nothing is trained: the runs are the record's. RECORD=NAME: one; else all.
+record: setup ## make tables, figures, notebooks and report of the records in results/records again (RECORD=NAME: one)
+	@$(IN) python -m flare restore $(RECORD)
+	@for name in $(or $(RECORD),$(notdir $(patsubst %/record.json,%,$(wildcard results/records/*/record.json)))); do \
+	    $(IN) snakemake --cores $(CORES) --configfile "results/$$name/config.yaml" $(ARGS) -- record || exit $$?; \
+	    $(IN) python -m flare show "results/$$name/config.yaml" || exit $$?; done
 
 paper-dry: setup ## plan the paper's full sweep; run nothing
 	$(IN) snakemake --dry-run --quiet --configfile config/paper.yaml $(ARGS)

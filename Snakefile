@@ -40,6 +40,7 @@ onstart:
 # What takes seconds, and what needs the internet, runs where Snakemake does, also on a cluster.
 localrules:
     all,
+    record,
     tables,
     figures,
     fetch,
@@ -79,6 +80,14 @@ rule tables:
         rules.reach.output,
         rules.reproduction.output,
         TABLE_PAGES,
+
+
+# What is made from a record: all except the data, which it does not need.
+rule record:
+    input:
+        rules.tables.input,
+        rules.evidence.input,
+        rules.report.output,
 
 
 rule figures:

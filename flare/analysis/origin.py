@@ -84,7 +84,7 @@ def tables_problem(
         return "made from other runs"
     for place, run in planned.items():
         wanted, made = sweep.planned(run), found["runs"][place]
-        if wanted is None or made[:2] != [wanted.settings, wanted.code]:
+        if wanted is None or made[:2] != [wanted.settings, wanted.code or made[1]]:
             return f"made from a run of other settings or code ({place})"
         if rounds:
             problem = sweep.run(run)

@@ -6,7 +6,8 @@ work. Each command is two functions of one file, its parser (`add_...`) and what
     run.py       fetch, train, propose, tune, count_labels
     results.py   tabulate, plot, tabulate_studies, export_studies, show, render, judge, reproduction, reach,
                  gather_trials, compare, verify
-    sweep.py     check, plan, status, sync_wandb, wandb_report
+    records.py   pack, restore
+    sweep.py     check, plan, status, sweep, sync_wandb, wandb_report
     readers.py   what reads a single argument
 
 What a command needs beyond the configuration it imports when it is called, so that `check` takes no longer than it must
@@ -22,7 +23,7 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from flare.cli import results, run, sweep
+from flare.cli import records, results, run, sweep
 from flare.errors import ConfigError, DataError, hide
 from flare.runs import checkpoint
 from flare.runs.process import open_streams, say
@@ -53,6 +54,9 @@ _COMMANDS = (
     results.add_compare,
     sweep.add_plan,
     results.add_verify,
+    sweep.add_sweep,
+    records.add_pack,
+    records.add_restore,
     sweep.add_sync_wandb,
     sweep.add_wandb_report,
     sweep.add_check,

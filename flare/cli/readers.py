@@ -50,6 +50,14 @@ def seconds(text: str) -> float:
     return number
 
 
+def minutes(text: str) -> float:
+    """A number of minutes."""
+    number = _number(text)
+    if not 0 < number <= 10**6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; a number of minutes, above 0")
+    return number
+
+
 def share(text: str) -> float:
     """The share of the samples that is held out."""
     number = _number(text)
@@ -130,3 +138,17 @@ def settings(flag: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
         raise ConfigError(f"{flag}: {twice} is there twice; once")
     return out
+
+
+def records_of(names: Sequence[str], folder: Path | None) -> list[tuple[str, Path]]:
+    """The named records, or all that there are, and their folders; ConfigError if there is none of that name."""
+    from flare import records
+
+    where = folder or records.FOLDER
+    there = records.names(where)
+    if not there:
+        raise ConfigError(f"{where}: no record is there")
+    for name in names:
+        if name not in there:
+            raise ConfigError(f"RECORD: {name!r} is not allowed; one of {', '.join(there)}")
+    return [(name, where / name) for name in names or there]

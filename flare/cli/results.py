@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -237,11 +238,12 @@ def compare(chosen: argparse.Namespace) -> None:
 
 
 def add_verify(commands: Commands) -> None:
-    """verify [CONFIG | --config CONFIG] [--results FOLDER] [--data FOLDER] [--sample N] [--seed N]"""
+    """verify [CONFIG | --config CONFIG | --record NAME] [--results FOLDER] [--data FOLDER] [--sample N] [--seed N]"""
     parser = commands.add_parser(
         "verify", help="repeat a random sample of the finished runs and compare what they give"
     )
     readers.add_config(parser, words="the sweep's configuration: of its runs, and it says where both folders are")
+    parser.add_argument("--record", metavar="NAME", help="draw from this record of results/records instead")
     parser.add_argument("--results", type=Path, help="folder of the results (default: results)")
     parser.add_argument("--data", type=Path, help="folder of the data sets (default: data)")
     parser.add_argument("--sample", type=readers.whole(), default=3, help="how many (default: 3)")
@@ -254,11 +256,27 @@ def verify(chosen: argparse.Namespace) -> bool:
     from flare.analysis import verify as verification
 
     file = readers.config_of(chosen)
+    if chosen.record:
+        return _verify_record(chosen)
     config = configuration.load(file) if file else {}
     among = [run.folder for run in configuration.runs(config)] if file else None
     results = chosen.results or Path(config.get("results", "results"))
     data = chosen.data or Path(config.get("data", "data"))
     return not verification.verify(results, data, chosen.sample, chosen.seed, among)
+
+
+def _verify_record(chosen: argparse.Namespace) -> bool:
+    """Repeat some of the runs of a record, which is restored to a folder of its own for that."""
+    from flare import records
+    from flare.analysis import verify as verification
+
+    if chosen.results or readers.config_of(chosen):
+        raise ConfigError("--record: not beside a configuration or --results; a record has its own")
+    [(name, folder)] = readers.records_of([chosen.record], None)
+    with tempfile.TemporaryDirectory(prefix="flare-record-") as scratch:
+        records.restore(folder, Path(scratch, name))
+        data = chosen.data or Path(configuration.load(folder / "config.yaml").get("data", "data"))
+        return not verification.verify(Path(scratch, name), data, chosen.sample, chosen.seed)
 
 
 # ---- what the commands share ----------------------------------------------------------------------------------------

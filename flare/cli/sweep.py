@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,32 @@ def status(chosen: argparse.Namespace) -> None:
     from flare import status as progress
 
     print(progress.show(configuration.load(readers.config_of(chosen) or _CONFIG)))
+
+
+def add_sweep(commands: Commands) -> None:
+    """sweep [CONFIG | --config CONFIG] --deadline MINUTES [--pack FOLDER] [-- ARGUMENTS...]"""
+    parser = commands.add_parser("sweep", help="carry out a sweep for so many minutes, saved and packed at their end")
+    readers.add_config(parser)
+    parser.add_argument(
+        "--deadline", type=readers.minutes, required=True, metavar="MINUTES", help="when all is to be over"
+    )
+    parser.add_argument("--pack", type=Path, metavar="FOLDER", help="the record to write or to add to at the end")
+    parser.add_argument("--snakemake", default="--cores all", metavar="ARGUMENTS", help="Snakemake's (--cores all)")
+    parser.set_defaults(command=sweep)
+
+
+def sweep(chosen: argparse.Namespace) -> int:
+    """Carry out a sweep within a limit of time; exit code 75 if something is left to do."""
+    from flare import deadline, records
+    from flare.runs import checkpoint
+
+    file = readers.config_of(chosen) or _CONFIG
+    config = configuration.load(file)
+    configuration.check_folders(config, str(file))
+    done = deadline.sweep(config, file, chosen.deadline, shlex.split(chosen.snakemake))
+    if chosen.pack and (done or deadline.longest(Path(config.get("results", "results")), {})):
+        print(records.pack(config, chosen.pack))
+    return 0 if done else checkpoint.RESUMABLE
 
 
 def add_sync_wandb(commands: Commands) -> None:

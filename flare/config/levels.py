@@ -139,6 +139,17 @@ class Sweep:
             unit="runs of one cell that a job carries out",
         ),
     )
+    record: str | None = field(
+        default=None,
+        metadata=key(
+            "name of the record that `results` was restored from: its runs are taken as they are, whatever code made"
+            " them, and nothing is trained; `python -m flare restore` sets it",
+            pattern=_NAME,
+            null=True,
+            allowed="the name of a record, letters, digits, '_', '.' and '-', or null",
+            default="none",
+        ),
+    )
     late_evaluations: int = field(
         default=5,
         metadata=key(

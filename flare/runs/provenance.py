@@ -39,13 +39,14 @@ _WORDS = {"settings": "settings", "code": "code", "data": "data", "device": "dev
 
 @dataclass(frozen=True)
 class Planned:
-    """What a run is to be made from. data: None where the data set is not here, and cannot be compared."""
+    """What a run is to be made from. What is None is not compared: the data if the set is not here, and all except the
+    settings if the run was restored from a record."""
 
     settings: str
-    code: str
+    code: str | None
     data: str | None
-    device: str
-    threads: int
+    device: str | None
+    threads: int | None
 
     def problem(self, folder: Path) -> str:
         """Why what lies in the folder is not the planned run's result: "" if it is, ABSENT if there is none."""
@@ -74,9 +75,11 @@ class Planned:
                 yield name, value
 
 
-def planned(run: Run, data: Path | None, device: str = "cpu", threads: int = 1) -> Planned:
-    """What the run is to be made from, by this checkout's code."""
+def planned(run: Run, data: Path | None, device: str | None = "cpu", threads: int = 1) -> Planned:
+    """What the run is to be made from, by this checkout's code; if device is None, its settings alone."""
     settings = whole_digest(dataclasses.asdict(run))
+    if device is None:
+        return Planned(settings, None, None, None, None)
     found = None if data is None else dataset_digest(run.dataset, data)
     return Planned(settings, digest_of(run), found, device.partition(":")[0], threads)
 

@@ -67,11 +67,12 @@ def _results(study: Study, folder: Path, batches: Iterable[int]) -> dict[str, st
 class Sweep:
     """What lies in results/ of a sweep's runs and studies, held against what is planned. Every file is read once.
 
-    results, data: the folders. device, threads: as configured. studies: by name.
+    results, data: the folders. device, threads: as configured; device is None if all was restored from a record, whose
+    runs are held against the settings alone. studies: by name.
     """
 
     def __init__(
-        self, results: Path, data: Path | None, device: str, threads: int, studies: Mapping[str, Study]
+        self, results: Path, data: Path | None, device: str | None, threads: int, studies: Mapping[str, Study]
     ) -> None:
         self._results, self._data, self._device, self._threads = results, data, device, threads
         self._studies = studies
@@ -82,7 +83,8 @@ class Sweep:
         """That of a checked configuration."""
         results, data = (Path(config.get(name, name)) for name in ("results", "data"))
         own = {study.name: study for study in studies(config)}
-        return cls(results, data, config.get("device", "cpu"), config.get("threads", 1), own)
+        device = None if config.get("record") else config.get("device", "cpu")
+        return cls(results, data, device, config.get("threads", 1), own)
 
     def run(self, run: Run) -> str:
         """Why a run is not finished: "" if it is."""
@@ -97,6 +99,11 @@ class Sweep:
         """The checksum of a run's rounds.csv; None if there is none."""
         path = self._results / "runs" / run.folder / "rounds.csv"
         return _file(path) or None
+
+    def code(self, run: Run) -> str | None:
+        """The digest of the code that made a run, as its record has it; None if there is none."""
+        found: str | None = self._once(("code", run.folder), lambda: self._code(run))
+        return found
 
     def trial(self, study: Study, run: Run) -> str:
         """Why a run of a trial is not finished: "" if it is."""
@@ -128,6 +135,12 @@ class Sweep:
             run = fill(run, read_values(self._folder(study) / "best.yaml", study.name))
         return provenance.planned(run, self._data, self._device, self._threads)
 
+    def _code(self, run: Run) -> str | None:
+        try:
+            return str(provenance.read(self._results / "runs" / run.folder)[0]["made_from"]["code"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def _run(self, run: Run) -> str:
         folder = self._results / "runs" / run.folder
         if not (folder / "run.json").exists() and not (folder / "rounds.csv").exists():
@@ -155,6 +168,8 @@ class Sweep:
         made = _made(path)
         if made is None:
             return provenance.ABSENT if not path.exists() else "do not say what they were made from"
+        if self._device is None:
+            return ""
         wanted = of_proposals(study, folder, batch)
         for name, words in (("study", "of another study"), ("code", "proposed by other code")):
             if made.get(name) != wanted[name]:
@@ -183,6 +198,8 @@ class Sweep:
         for name in ("best.yaml", "trials.csv"):
             if made.get(name) != _file(folder / name):
                 return f"{name} is not the one that the study wrote"
+        if self._device is None:  # of a record: by whatever code, and whatever became of its trials
+            return "" if made.get("study") == study.digest else "made with other settings"
         wanted = of_study(study, folder, self._data, self._device, self._threads)
         for name, words in (("study", "settings"), ("code", "code"), ("run", "code"), ("data", "data")):
             if wanted.get(name) is not None and made.get(name) != wanted[name]:

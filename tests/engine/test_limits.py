@@ -498,6 +498,19 @@ def test_flares_controls_with_one_step_a_round(tau: float, together: bool) -> No
 
 
 @both_engines
+@pytest.mark.parametrize("method", [name for name in flare.algorithms.names() if name not in NO_MOMENTUM])
+def test_momentum_does_nothing_with_one_step_a_round(method: str, together: bool) -> None:
+    """Every round starts it anew, so before a client's only step the velocity is 0: whatever the method."""
+    one = {"local_epochs": 1, "batch_size": 12, "together": together, "problem": problem(seed=11)}
+    still = simulate(method, LIVELY.get(method, {}), momentum=0, **one)
+    assert same_bits(simulate(method, LIVELY.get(method, {}), momentum=0.99, **one), still)
+    # With two steps it does.
+    two = one | {"local_epochs": 2}
+    moved = [simulate(method, LIVELY.get(method, {}), momentum=momentum, **two) for momentum in (0, 0.99)]
+    assert not same_bits(*moved)
+
+
+@both_engines
 @pytest.mark.parametrize("control", [{"count_pull": False}, {"pull": "memory"}])
 def test_flares_controls_with_more_steps(control: dict, together: bool) -> None:
     """All differ, except that keep 1 is FedAvg."""

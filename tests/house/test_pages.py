@@ -15,7 +15,7 @@ import pytest
 import yaml
 from commands import ROOT, environment
 
-from flare import columns
+from flare import columns, records
 from flare.config.levels import Experiment, Sweep, Tuning, keys
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -191,7 +191,7 @@ def test_every_file_of_results_is_described() -> None:
 
 def test_every_key_of_run_json_is_described() -> None:
     [written] = re.findall(r"summary = \{\n(.*?)\n    \}", (ROOT / "flare/runs/record.py").read_text(), re.DOTALL)
-    names = {*columns.IDENTITY, *re.findall(r'^        "(\w+)":', written, re.MULTILINE)}
+    names = {*columns.IDENTITY, records.RESTORED, *re.findall(r'^        "(\w+)":', written, re.MULTILINE)}
     [section] = re.findall(r"^### run\.json$(.*?)^### ", text("results.md"), re.MULTILINE | re.DOTALL)
     assert names == set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE))))
 

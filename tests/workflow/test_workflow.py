@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from commands import ROOT, snakemake
 from sweeps import CONFIG, results, write
 
-from flare import algorithms, config, figures
+from flare import algorithms, config, figures, records
 
 pytestmark = pytest.mark.workflow
 
@@ -103,6 +104,48 @@ def test_figures_need_the_tables_alone(sweep: Path, tmp_path: Path) -> None:
     assert drawn == {path.relative_to(sweep) for path in (sweep / "results/figures").rglob("*.*")}
     assert all((tmp_path / "copy" / path).read_bytes() == (sweep / path).read_bytes() for path in drawn)
     assert not (tmp_path / "copy/results/runs").exists()
+
+
+def test_a_record_gives_the_same_tables_and_figures_and_trains_what_it_lacks(sweep: Path, tmp_path: Path) -> None:
+    own = {**CONFIG, "results": str(sweep / "results"), "data": str(sweep / "data")}
+    records.pack(own, tmp_path / "results/records/one")
+    # A machine without the data, and code that is another one by now.
+    back = tmp_path / "results/one"
+    records.restore(tmp_path / "results/records/one", back)
+    for path in back.rglob("run.json"):
+        path.write_bytes(
+            path.read_bytes().replace(json.loads(path.read_bytes())["made_from"]["code"].encode(), b"0" * 64)
+        )
+    file = back / "config.yaml"
+    settings = yaml.safe_load(file.read_text()) | {"results": "results/one", "data": "data"}
+    file.write_text(yaml.safe_dump(settings))
+    said = snakemake(tmp_path, "--dry-run", "--configfile", str(file), "--", "record")
+    jobs = set(re.findall(r"^(?:local)?rule (\w+):", said.stdout + said.stderr, re.MULTILINE))
+    assert {"tabulate", "plot", "report", "execute"} <= jobs and not jobs & {"train", "fetch", "count_labels"}, jobs
+    done = snakemake(tmp_path, "--cores", "2", "--configfile", str(file), "--", "tables", "figures")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "data").exists()
+    for part in ("tables", "figures"):
+        for path in (sweep / "results" / part).rglob("*.*"):
+            # Costs' figure and table, too: a record has the seconds. Where the code is said, it is the other one.
+            if path.name != "made_from.json":
+                assert (back / path.relative_to(sweep / "results")).read_bytes() == path.read_bytes(), path
+    assert "Pre-registration: rules" in (back / "tables/claims.md").read_text()
+    said = snakemake(tmp_path, "--cores", "1", "--configfile", str(file), "--", "tables", "figures")
+    assert "Nothing to be done" in said.stdout + said.stderr
+    # For a sweep the digests decide: all of other code is made again, and of the same code what the record lacks.
+    more = copy.deepcopy(CONFIG) | {"results": "results/two", "data": str(sweep / "data")}
+    more["experiments"]["small"]["seeds"] = [1, 2, 3]
+    records.restore(tmp_path / "results/records/one", tmp_path / "results/two")
+    said = snakemake(tmp_path, "--dry-run", "--configfile", write(tmp_path, more), "--", "tables")
+    trained = re.findall(r"^rule train:\n(?:    .*\n)*?    output: (\S+?),", said.stdout + said.stderr, re.MULTILINE)
+    assert sorted(Path(file).parent.name for file in trained) == ["seed-3"] * 2
+    shutil.rmtree(tmp_path / "results/two")
+    said = snakemake(tmp_path, "--dry-run", "--configfile", write(tmp_path, more | {"record": "one"}), "--", "tables")
+    assert "record: 'one': nothing of it is in results/two; python -m flare restore one" in said.stderr
+    assert said.returncode == 2 and [line for line in said.stderr.splitlines() if line.startswith("flare: ")] == [
+        said.stderr.splitlines()[-1]
+    ]
 
 
 def test_the_report_is_one_page_that_a_browser_shows(sweep: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ rule tabulate:
         runs=lambda wildcards: list(patterns()),
         # So that no run of another configuration or of other code gets into a table.
         settings=lambda wildcards: digests(of_settings),
-        code=lambda wildcards: digests(code_of_run),
+        code=lambda wildcards: digests(of_code),
         late=config.get("late_evaluations", 5),
         tuning=f"{RESULTS}/tuning",
     shell:
@@ -96,7 +96,7 @@ rule compare:
     params:
         runs=lambda wildcards: list(patterns()),
         settings=lambda wildcards: digests(of_settings),
-        code=lambda wildcards: digests(code_of_run),
+        code=lambda wildcards: digests(of_code),
     shell:
         "python -m flare compare {params.runs:q} --settings {params.settings:q} --code {params.code:q} --reference {input.reference:q}"
         ' --output "$(dirname {output.csv:q})/reference" > {log:q} 2>&1'
@@ -242,8 +242,13 @@ rule plot_whole:
 rule execute:
     input:
         notebook=ancient(f"{ROOT}/notebooks/{{notebook}}.ipynb"),
-        tables=[rules.tabulate.output, rules.judge.output],
+        tables=[rules.tabulate.output, rules.judge.output, rules.reach.output.csv],
         labels=lambda w: expand(rules.count_labels.output, experiment=experiments_at_hand()),
+        # What a figure may be of: a notebook draws all that are possible.
+        trials=lambda w: expand(
+            rules.gather_trials.output,
+            experiment=dict.fromkeys(STUDIES[name].run.experiment for name in studies_at_hand()),
+        ),
         code=code("figures/__init__", "figures/style/looks"),
     output:
         report(

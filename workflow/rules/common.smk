@@ -64,7 +64,11 @@ CELL = "{experiment}/{method}/keep-{keep}/epochs-{local_epochs}"
 RUN = f"{CELL}/seed-{{seed}}"
 RUNS = {run.folder: run for run in runs(config)}
 CELLS = {run.cell: run for run in reversed(RUNS.values())}
-STUDIES = {study.name: study for study in studies(config)}
+STUDIES = {
+    study.name: study
+    for study in studies(config)
+    if not config.get("record") or os.path.exists(f"{RESULTS}/tuning/{study.name}/best.yaml")
+}
 STUDY = f"{RESULTS}/tuning/{CELL}"
 TRIAL = f"{STUDY}/batch-{{batch}}/trial-{{trial}}/seed-{{seed}}"
 WITHOUT_SEED = [field.name for field in dataclasses.fields(Run) if field.name != "seed"]
@@ -74,9 +78,10 @@ FIGURES = [
     for figure in figures.of(config, name)
     for format in ("pdf", "png")
 ]
-DEVICE = config.get("device", "cpu")
+# The record that the results were restored from, if they were: its runs are taken as they are, and none is trained.
+RECORD = config.get("record")
 # What lies in results/, held against what is planned: file times and what Snakemake remembers say nothing of it.
-SWEEP = Sweep(Path(RESULTS), Path(DATA), DEVICE, THREADS, STUDIES)
+SWEEP = Sweep.of(config)
 WHOLE_FIGURES = [f"{RESULTS}/figures/{figure}.{format}" for figure in figures.whole() for format in ("pdf", "png")]
 TABLE_PAGES = expand(
     f"{TABLES}/pages/{{table}}.html",

@@ -134,24 +134,25 @@ def all_looks():
     return list(dict.fromkeys(look for name in config["experiments"] for look in looks(name)))
 
 
+def sharing():
+    """The runs, by what one pattern of folders can say: those of a method, or of a cell if some may be lacking."""
+    out = {}
+    for run in at_hand().values():
+        out.setdefault(run.cell if RECORD else (run.experiment, run.method), []).append(run)
+    return out.values()
+
+
 def patterns():
     """All runs as a few patterns with braces, since thousands of paths do not fit on a command line."""
-    grid = {}
-    for run in at_hand().values():
-        axes = grid.setdefault((run.experiment, run.method), ({}, {}, {}))
-        for axis, value in zip(axes, (run.keep, run.local_epochs, run.seed)):
-            axis[value] = None
-    for (experiment, method), axes in grid.items():
+    for own in sharing():
+        axes = [dict.fromkeys(getattr(run, axis) for run in own) for axis in ("keep", "local_epochs", "seed")]
         keep, epochs, seed = ("{" + ",".join(map(str, axis)) + "}" for axis in axes)
-        yield f"{RESULTS}/runs/{experiment}/{method}/keep-{keep}/epochs-{epochs}/seed-{seed}"
+        yield f"{RESULTS}/runs/{own[0].experiment}/{own[0].method}/keep-{keep}/epochs-{epochs}/seed-{seed}"
 
 
 def digests(of):
     """For each of the patterns, a digest of what decides the results of its runs."""
-    first = {}
-    for run in at_hand().values():
-        first.setdefault((run.experiment, run.method), run)
-    return [of(run) for run in first.values()]
+    return [of(own[0]) for own in sharing()]
 
 
 def of_settings(run):
@@ -159,13 +160,22 @@ def of_settings(run):
     return settings_digest(dataclasses.asdict(run))
 
 
+def of_code(run):
+    """The digest of the code that made a pattern's runs: this checkout's or, of a record's runs, the one it says."""
+    return SWEEP.code(run) if RECORD else code_of_run(run)
+
+
 @functools.cache
 def at_hand():
     """The runs whose data can be had: where one of several data sets cannot, the others' experiments are carried out.
+    Of a record, the runs that it has.
 
     Called when the jobs are planned, and fetches what is not here yet, so that what is missing is said before any job.
     """
     refuse(check_arrays)
+    if RECORD:
+        there = {folder: run for folder, run in RUNS.items() if SWEEP.run(run) == ""}
+        return there or refuse(nothing_restored)
     wanted = {run.dataset for run in RUNS.values()}
     missing = sorted(name for name in wanted if not os.path.exists(f"{DATA}/{name}/manifest.json"))
     if len(wanted) == 1 or workflow.executor_plugin is None or workflow.dryrun:
@@ -180,6 +190,11 @@ def at_hand():
     if reasons.keys() == wanted:  # nothing is left to do: fetching fails as a job, and ends the sweep
         return RUNS
     return {folder: run for folder, run in RUNS.items() if run.dataset not in reasons}
+
+
+def nothing_restored():
+    """No value: a configuration that names a record is for what was restored from it."""
+    raise ConfigError(f"{SOURCE}: record: {RECORD!r}: nothing of it is in {RESULTS}; python -m flare restore {RECORD}")
 
 
 def experiments_at_hand():
