@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LOCKED := Linux x86_64 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check run report record paper-dry verify test mutants lint format docs lock clean
+.PHONY: help setup check run report record paper-dry verify test quick mutants lint format docs lock clean
 
 help: ## list the targets
 	@echo "Usage: make TARGET [PYTHON=python3.11] [CONFIG=$(CONFIG)] [CORES=$(CORES)] [ARGS=...]"
@@ -52,6 +52,17 @@ verify: check ## repeat SAMPLE random finished runs; they must give the same bit
 test: setup ## run the tests (ARGS: pytest's, as ARGS="-m 'not workflow'")
 	$(IN) python -m pytest $(if $(ARGS),$(ARGS),--durations=10 --cov=flare --cov-report=term:skip-covered --cov-fail-under=95)
 
+# The tests that say most in a minute: settings, the engine against its oracle, partitions, claims, identity, the house.
+QUICK := $(addprefix tests/, \
+    config/test_config.py config/test_docs.py config/test_written.py \
+    engine/test_draws.py engine/test_inputs.py engine/test_memory.py engine/test_network.py engine/test_oracle.py \
+    engine/test_seams.py engine/test_selection.py engine/test_staleness.py \
+    datasets/test_partition.py analysis/test_claims.py analysis/test_level.py analysis/test_overall.py \
+    analysis/test_reached.py runs/test_identity.py house/test_imports.py house/test_pages.py)
+
+quick: setup ## run the tests that end within 90 seconds on two cores
+	$(IN) python -m pytest $(QUICK) -m "not workflow" $(ARGS)
+
 mutants: setup ## change one thing at a time, and see whether the tests do (MINUTES=60, SEED=0; ARGS=--hand: the list by hand)
 	$(IN) python tools/mutants.py --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
@@ -67,8 +78,9 @@ format: setup ## rewrite Python and Snakemake files in the house style
 	$(IN) ruff format
 	$(IN) snakefmt Snakefile workflow
 
-docs: setup ## write the schema and the tables of config/README.md anew
+docs: setup ## write what follows from the code (schema, tables, picture), then the docs site in build/site
 	$(IN) python tools/docs.py
+	$(IN) NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 
 lock: setup ## write requirements.lock anew, keeping its versions where it can (ARGS=--upgrade: the newest)
 	$(IN) python tools/lock.py $(ARGS)

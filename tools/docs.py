@@ -1,25 +1,31 @@
-"""Write what follows from the code: flare/config/schema.yaml and the tables of config/README.md.
+"""Write what follows from the code: flare/config/schema.yaml, and tables of config/README.md and of pages of docs/.
 
 Usage: python tools/docs.py
 A table stands between `<!-- generated: NAME -->` and `<!-- end -->`. Its rows are the fields of a dataclass, with their
-meaning, default and range; a plug-in has one more row, the first paragraph of its file. A test fails if either file is
-not what this writes.
+meaning, default and range; a plug-in has one more row, the first paragraph of its file. docs/results.md has the columns
+of every table, docs/commands.md the arguments of every command, and docs/pipeline.svg is drawn. A test fails if a file
+is not what this writes.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import dataclasses
+import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import meanings
+import picture
 import yaml
 
-from flare import algorithms, models
+from flare import algorithms, cli, models
 from flare.config import key
 from flare.config.levels import Experiment, Sweep, Tuning, keys
+from flare.config.run import Run
 from flare.config.schema import SCHEMA, build
 from flare.datasets import partitions
 from flare.engine import probes, schedules, server
@@ -27,6 +33,9 @@ from flare.settings import LARGEST
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "config/README.md"
+RESULTS = ROOT / "docs/results.md"
+COMMANDS = ROOT / "docs/commands.md"
+PICTURE = ROOT / "docs/pipeline.svg"
 HEADER = """\
 # What a configuration may say: written by `make docs` from the fields in flare/config; change it there.
 # A description is printed after "is not allowed;", so it says what is allowed.
@@ -39,9 +48,10 @@ def schema_text() -> str:
     return HEADER + str(yaml.safe_dump(build(), sort_keys=False, width=120, allow_unicode=True))
 
 
-def readme_text(text: str) -> str:
-    """The text with its tables as the code has them."""
-    return _MARKED.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n{found[3]}", text)
+def readme_text(text: str, tables: Mapping[str, Callable[[], str]] | None = None) -> str:
+    """The text with its tables as the code has them; without `tables`, those of config/README.md."""
+    known = TABLES if tables is None else tables
+    return _MARKED.sub(lambda found: f"{found[1]}\n{known[found[2]]()}\n{found[3]}", text)
 
 
 def level_table(level: type, symbols: bool = False) -> str:
@@ -110,6 +120,74 @@ def _server_steps() -> str:
         for field in dataclasses.fields(step):
             out.append(("", f"`{field.name}`", _symbol(field), _meaning(field), _default(field)))
     return _table(head, out)
+
+
+def columns_table(table: str) -> str:
+    """The columns of a table of results."""
+    rows = [(f"`{name}`", kind, _plain(meaning)) for name, kind, meaning in meanings.rows(table)]
+    return _table(("column", "type", "meaning"), rows)
+
+
+def _probe_columns() -> str:
+    rows = [(f"`{name}`", f"`{probe}`", _plain(meaning)) for name, probe, meaning in meanings.probe_rows()]
+    return _table(("column", "probe", "meaning"), rows)
+
+
+def subparsers() -> dict[str, tuple[argparse.ArgumentParser, str]]:
+    """The parser and the help of every command of `python -m flare`."""
+    [found] = [action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    helps = {action.dest: action.help or "" for action in found._choices_actions}
+    return {name: (parser, helps[name]) for name, parser in found.choices.items()}
+
+
+def commands_text() -> str:
+    """A section for every command, with its arguments."""
+    parts = []
+    for name, (parser, said) in subparsers().items():
+        whole_run = any(action.dest == "learning_rate" for action in parser._actions)
+        own = [
+            _argument(action)
+            for action in parser._actions
+            if action.dest != "help" and not (whole_run and _of_run(action))
+        ]
+        table = _table(("argument", "meaning"), own)
+        more = "\nAnd the [arguments of a run](#arguments-of-a-run).\n" if whole_run else ""
+        parts.append(f"## {name}\n\n{said[0].upper()}{said[1:]}.\n\n{table}{more}")
+    return "\n".join(parts)
+
+
+def _argument(action: argparse.Action) -> tuple[str, str]:
+    """What an argument is called, and what it means; whether it is needed."""
+    named = " ".join(f"`{flag}`" for flag in action.option_strings) or f"`{action.dest}`"
+    needed = action.required and action.nargs not in ("?", "*")
+    doc = _plain(action.help or _doc_of_key(action.dest))
+    return named, f"needed; {doc}" if needed else doc
+
+
+def _doc_of_key(name: str) -> str:
+    """The meaning of an argument that is called as a key is: of a run, of the tuning, or one of the last two."""
+    fields = {"study_seed": keys(Tuning)["seed"], **keys(Tuning), **_run_fields()}
+    others = {
+        "source": "the Markdown file",
+        "output": "the page to write",
+        "reference": "the authors' numbers (default: `config/reference.csv`)",
+    }
+    doc = others.get(name) or str(fields[name].metadata["doc"])
+    return doc.removeprefix("list: ").replace(" (below)", "")
+
+
+def _run_fields() -> dict[str, key.Field]:
+    return {field.name: field for field in dataclasses.fields(Run)}
+
+
+def _of_run(action: argparse.Action) -> bool:
+    return action.dest in _run_fields() and not action.help
+
+
+def _run_arguments() -> str:
+    """The arguments that `train`, `propose` and `tune` share: the fields of a run that can be given."""
+    parser, _ = subparsers()["train"]
+    return _table(("argument", "meaning"), [_argument(action) for action in parser._actions if _of_run(action)])
 
 
 def _first_paragraph(file: Path) -> str:
@@ -185,10 +263,21 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+# By page, what is generated in it.
+PAGES: dict[Path, dict[str, Callable[[], str]]] = {
+    README: TABLES,
+    RESULTS: {f"columns of {name}": functools.partial(columns_table, name) for name in meanings.TABLES}
+    | {"columns of probes": _probe_columns},
+    COMMANDS: {"commands": commands_text, "arguments of a run": _run_arguments},
+}
+
+
 def main() -> None:
-    """Write both files."""
+    """Write all of them."""
     SCHEMA.write_text(schema_text(), encoding="utf-8")
-    README.write_text(readme_text(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page, tables in PAGES.items():
+        page.write_text(readme_text(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    PICTURE.write_text(picture.svg(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Usage: python tools/lock.py [--upgrade] [--output FILE]
 Versions now locked are kept wherever the ranges still allow them; --upgrade takes the newest ones instead. --output
-leaves requirements.lock alone: with another index of packages, a lock for torch's CPU build (see README.md).
+leaves requirements.lock alone: with another index of packages, a lock for torch's CPU build (see docs/conda.md).
 Each archive comes with its hash. Wheels are preferred to sources, which pip builds when it installs. Needs pip 22.2 or
 newer.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def docs() -> ModuleType:
+    sys.path.insert(0, str(ROOT / "tools"))  # where its own imports are
     spec = importlib.util.spec_from_file_location("docs", ROOT / "tools/docs.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -28,6 +28,7 @@ LAYERS = (
     "analysis",
     "figures",
     "status",
+    "deadline records",
     "cli",
     "__main__",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -130,9 +131,48 @@ def test_make_help_lists_every_target() -> None:
 def test_ci_runs_every_step_in_order() -> None:
     text = read(".ci/run")
     steps = re.findall(r"^step (.*)$", text, re.MULTILINE)
-    assert steps == ["system_packages", "make setup", "make lint", "make test", "make run", "idle_run"]
+    assert steps == ["system_packages", "make setup", "make lint", "make docs", "make test", "make run", "idle_run"]
     assert "set -euo pipefail" in text
     assert (ROOT / ".ci/run").stat().st_mode & 0o111 == 0o111
+
+
+def test_quick_names_test_files_that_are_there() -> None:
+    [listed] = re.findall(r"^QUICK := \$\(addprefix tests/, (.*?)\)$", read("Makefile"), re.MULTILINE | re.DOTALL)
+    files = listed.replace("\\\n", " ").split()
+    assert len(files) == len(set(files)) > 10
+    assert [file for file in files if not (ROOT / "tests" / file).is_file()] == []
+
+
+def test_the_forge_runs_a_fast_job_and_then_ci() -> None:
+    jobs = yaml.safe_load(read(".github/workflows/ci.yml"))["jobs"]
+    commands = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    assert commands["fast"] == ["make lint", "make quick"]
+    assert commands["full"][-1] == ".ci/run" and jobs["full"]["needs"] == "fast"
+
+
+def test_hooks_are_programs_of_the_lock() -> None:
+    locked = {name for name, _, _ in read_lock()}
+    [repository] = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
+    programs = {hook["entry"].split()[0] for hook in repository["hooks"]}
+    assert repository["repo"] == "local" and "pre-commit" in locked
+    assert programs == {f".venv/bin/{name}" for name in ("ruff", "snakefmt", "mypy", "nbstripout")}
+    assert {program.removeprefix(".venv/bin/") for program in programs} <= locked
+
+
+def test_the_container_has_the_lock_and_its_python() -> None:
+    text = read("Dockerfile")
+    assert re.search(r"^FROM python:3\.11-", text, re.MULTILINE)
+    assert "--require-hashes -r requirements.lock" in text
+    built = json.loads(read(".devcontainer/devcontainer.json"))["build"]
+    assert (ROOT / ".devcontainer" / built["dockerfile"]).resolve() == ROOT / "Dockerfile"
+
+
+@pytest.mark.parametrize("name", ["bug", "method"])
+def test_a_form_asks_for_what_is_needed(name: str) -> None:
+    form = yaml.safe_load(read(f".github/ISSUE_TEMPLATE/{name}.yml"))
+    needed = {part["id"] for part in form["body"] if part.get("validations", {}).get("required")}
+    assert needed >= {"bug": {"versions", "config", "log"}, "method": {"paper", "rule", "limits"}}[name]
+    assert all(part["attributes"]["label"] for part in form["body"])
 
 
 @pytest.mark.parametrize("name", ["default", "slurm"])
@@ -147,12 +187,17 @@ def test_profile_keys_are_snakemake_options(name: str) -> None:
     assert not {"cores", "c"} & set(profile)
 
 
-def test_one_version_everywhere() -> None:
+def test_the_version_is_in_one_place_and_the_changelog_is_of_it() -> None:
     import flare
 
+    assert PROJECT["dynamic"] == ["version"] and "version" not in PROJECT
+    assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "flare.__version__"}
+    assert re.search(r'^__version__ = "\d+\.\d+\.\d+"$', read("flare/__init__.py"), re.MULTILINE)
     citation = yaml.safe_load(read("CITATION.cff"))
-    assert flare.__version__ == PROJECT["version"] == citation["version"]
-    assert PROJECT["license"] == citation["license"]
+    assert PROJECT["license"] == citation["license"] and "version" not in citation
+    [newest, *older] = re.split(r"^## ", read("CHANGELOG.md"), flags=re.MULTILINE)[1:]
+    assert newest.startswith(f"{flare.__version__} (")
+    assert all("\n### Changes results\n" in version for version in (newest, *older))
 
 
 def test_entry_point_can_be_called() -> None:
