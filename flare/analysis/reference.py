@@ -21,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 
+from flare.algorithms._looks import label
 from flare.analysis import text
 from flare.analysis.reading import check_alike, check_code, check_digest
 from flare.analysis.statistics import t_interval
@@ -176,6 +177,6 @@ def _markdown(table: pd.DataFrame) -> str:
         ours = text.accuracy_in_words(*(row[name] for name in names))
         theirs = f"{100 * float(row['reference_accuracy']):.2f}" if row["reference_accuracy"] else ""
         verdict = f"{row['comparable']}: {row['differs']}" if row["differs"] else row["comparable"] or "no such cell"
-        words = [row["experiment"], row["method"], row["keep"], row["local_epochs"], row["dataset"], ours, row["n"]]
-        lines.append(f"| {' | '.join(map(str, [*words, row['reference_dataset'], theirs, verdict]))} |")
+        words = [row["experiment"], label(row["method"]), row["keep"], row["local_epochs"], row["dataset"], ours]
+        lines.append(f"| {' | '.join(map(str, [*words, row['n'], row['reference_dataset'], theirs, verdict]))} |")
     return "\n".join([*lines, ""])
