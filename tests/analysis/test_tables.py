@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import DENSE_BITS, vouch, write_labels, write_run, write_sweep
 
+from flare.algorithms import _looks
 from flare.analysis import claims, reached, tables
 from flare.analysis.reading import expand
 from flare.analysis.statistics import t_interval
@@ -374,6 +375,11 @@ def test_tables_for_readers_call_methods_as_figures_do(tmp_path: Path) -> None:
         assert set(pd.read_csv(folder / f"{name}.csv")["method"]) == set(shown)
     assert set(pd.read_csv(folder / "claims.csv")["baseline"]) == set(shown) - {"flare"}
     assert "Top-K" in tables.show(folder) and "topk" not in tables.show(folder)
+
+
+def test_methods_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_looks, "look", lambda method: {"LABEL": "FLARE"} if method in ("flare", "topk") else {})
+    assert _looks.label.__wrapped__("topk") == "FLARE (topk)" and _looks.label.__wrapped__("ffl") == "ffl"
 
 
 def test_the_latex_summary_is_a_whole_booktabs_table(tmp_path: Path) -> None:
