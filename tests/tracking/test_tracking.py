@@ -502,7 +502,8 @@ mirror.finish({}, exit_code=1)
         text=True,
         env=environment | {"PYTHONPATH": path},
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    said = "W&B: [Errno 28] No space left on device; the run goes on without it\n"
+    assert done.returncode == 0 and done.stderr in ("", said)
 
 
 def test_a_mirrored_run_has_an_id_of_its_settings(data: Path, tmp_path: Path) -> None:
