@@ -39,7 +39,7 @@ from flare import config as configuration
 from flare.columns import IDENTITY
 from flare.errors import ConfigError, DataError, shown
 from flare.files import LARGE, SMALL, parse_json, read_bytes, to_json, write_whole
-from flare.runs import provenance
+from flare.runs.reading import broken_record
 from flare.runs.reading import read as read_run
 from flare.runs.record import settings_digest
 from flare.tuning.origin import Sweep
@@ -140,8 +140,6 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
 def _packed(folder: Path, trial: bool = False) -> tuple[bytes, bytes]:
     """run.json, without what a restored one says besides, and rounds.csv; DataError if they are not a run's."""
     found, rounds = read_run(folder, trial=trial)
-    if problem := provenance.broken_record(found, rounds):
-        raise DataError(f"{folder}: {problem}")
     content = read_bytes(folder / "run.json")
     if content != to_json(found):
         raise DataError(f"{folder}/run.json: not as a run writes it")
@@ -362,7 +360,7 @@ def _untabled(runs: bytes, rounds: bytes) -> Iterator[tuple[str, tuple[bytes, by
         own = evaluations.pop(place, [])
         cut = [line.rsplit(",", len(columns) - width)[0] if len(columns) > width else line for line in own]
         content = "".join(f"{line}\n" for line in [",".join(columns[:width]), *cut]).encode()
-        if problem := provenance.broken_record(found, content):
+        if problem := broken_record(found, content):
             raise ValueError(f"{place}: {problem}")
         yield place, (to_json(found), content)
     if evaluations:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from flare.algorithms._looks import label
 from flare.analysis import overall, registered
 from flare.analysis.comparing import cells_of, gains, losses, pairs
 from flare.analysis.level import LEVEL, percent
-from flare.analysis.rules import CLAIMS, GENERAL, SEEDS
+from flare.analysis.rules import CLAIMS, DENSE, GENERAL, METHOD, SEEDS
 from flare.analysis.statistics import MOST_SEEDS, holm, seeds_to_reach
 from flare.analysis.tables import read_table
 from flare.analysis.text import NONE, TIMES, csv, latex, markdown
@@ -145,8 +147,14 @@ def _verdict(row: Any, hours: Mapping[str, float]) -> str:
         more = int(row.seeds_to_decide) - row.n
         runs = (4 if row.claim == "unavailable" else 2) * more
         cost = f"{more} more: {runs} runs, {runs * hours[row.experiment]:.3g} hours"
-    said = "; ".join(filter(None, (row.reason, cost, otherwise)))
+    said = "; ".join(filter(None, (_named(row), cost, otherwise)))
     return f"{row.verdict} ({said})" if said else str(row.verdict)
+
+
+def _named(row: Any) -> str:
+    """The reason, in which claims.csv has the methods' keys, as people are told it."""
+    keys = "|".join({row.method, row.baseline, METHOD, DENSE})
+    return re.sub(rf"(?<![\w.-])(?:{keys})(?![\w.-])", lambda found: label(found[0]), row.reason)
 
 
 def _number(value: float, unit: str) -> str:
@@ -160,4 +168,4 @@ def _number(value: float, unit: str) -> str:
 def _compared(row: Any) -> str:
     at = "" if row.keep == row.baseline_keep and row.claim != "gain" else f" {row.baseline_keep}"
     under = f" (from {row.reference})" if row.reference else ""
-    return f"{row.method} {row.keep}, {row.baseline}{at}{under}"
+    return f"{label(row.method)} {row.keep}, {label(row.baseline)}{at}{under}"

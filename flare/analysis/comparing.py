@@ -172,7 +172,7 @@ def _gain(experiment: str, epochs: int, dense: Cell, keeps: Mapping[str, dict[st
     if set(smallest.values()) == {"none"}:
         row |= {"verdict": "undecided"} | dict.fromkeys(_NUMBERS, math.nan)
         if decided:
-            said = f"neither reaches {percent(SHARE)} of dense fedavg at a keep of the sweep"
+            said = f"neither reaches {percent(SHARE)} of dense FedAvg at a keep of the sweep"
             row["reason"] = "; ".join([said, *lost])
     return row
 

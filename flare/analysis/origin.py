@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flare.algorithms._looks import label
 from flare.config import Run
 from flare.config import runs as expand_runs
 from flare.errors import DataError
@@ -23,9 +24,11 @@ NAME = "made_from.json"
 _AGAIN = "make the tables again: snakemake tables"
 
 
-def code() -> str:
-    """SHA-256 of the code that makes the tables."""
-    return code_digest(reached(("analysis/tables",), WHETHER))
+def code(methods: Iterable[str]) -> str:
+    """SHA-256 of the code that makes the tables, and of what these methods are called in them."""
+    names = {method: label(method) for method in sorted(methods)}
+    said = f"{code_digest(reached(('analysis/tables',), WHETHER))}\n{names}"
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def write(
@@ -35,7 +38,8 @@ def write(
     and of how many evaluations late accuracies are.
     """
     own = {name: hashlib.sha256((tables / f"{name}.csv").read_bytes()).hexdigest() for name in names}
-    content = {"code": code(), "runs": runs, "tables": own, "notes": notes, "late": late}
+    methods = {place.split("/")[1] for place in runs}
+    content = {"code": code(methods), "runs": runs, "tables": own, "notes": notes, "late": late}
     write_whole(tables / NAME, (json.dumps(content, separators=(",", ":")) + "\n").encode())
 
 
@@ -75,13 +79,13 @@ def tables_problem(
         found = read(tables)
     except DataError as error:
         return str(error)
-    if found["code"] != code():
-        return "made by other code"
     if late not in (None, found.get("late")):
         return "made with another number of late evaluations"
     planned = {run.folder: run for run in runs}
     if list(found["runs"]) != list(planned) and (rounds or set(found["runs"]) != set(planned)):
         return "made from other runs"
+    if found["code"] != code({run.method for run in planned.values()}):
+        return "made by other code"
     for place, run in planned.items():
         wanted, made = sweep.planned(run), found["runs"][place]
         if wanted is None or made[:2] != [wanted.settings, wanted.code or made[1]]:

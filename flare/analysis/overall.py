@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy.stats import trim_mean
 
 from flare import datasets
+from flare.algorithms._looks import label
 from flare.analysis.level import LEVEL, percent
 from flare.analysis.rules import CLAIMS, DENSE, METHOD
 from flare.analysis.statistics import NOISE
@@ -109,7 +110,7 @@ def support(judged: pd.DataFrame) -> list[str]:
         count = worst.value_counts()
         others = [f"{count[verdict]} {verdict}" for verdict in ("refuted", "equal", "undecided") if verdict in count]
         held = f"supported in {count.get('supported', 0)} of {len(worst)} experiments"
-        lines.append(f"{claim}, {baseline}: {'; '.join([held, *others])}. {CLAIMS[str(claim)].statement}.")
+        lines.append(f"{claim}, {label(str(baseline))}: {'; '.join([held, *others])}. {CLAIMS[str(claim)].statement}.")
     return lines
 
 
@@ -120,18 +121,19 @@ def write(folder: Path, runs: pd.DataFrame, judged: pd.DataFrame) -> None:
     def share(value: float) -> str:
         return NONE if math.isnan(value) else f"{100 * value:.1f}"
 
-    text = {name: [str(value) for value in found[name]] for name in ("method", "keep", "experiments")}
+    text = {name: [str(value) for value in found[name]] for name in ("keep", "experiments")}
+    text = {"method": [label(method) for method in found["method"]], **text}
     text |= {"runs": [str(n) for n in found["n"]], "of dense (%)": [share(value) for value in found["share"]]}
     limits = zip(found["share_low"], found["share_high"], strict=True)
     text[f"{percent(LEVEL)} interval"] = [f"{share(low)} to {share(high)}" for low, high in limits]
-    text[f"P({METHOD} better) (%)"] = [share(value) for value in found["improves"]]
+    text[f"P({label(METHOD)} better) (%)"] = [share(value) for value in found["improves"]]
     for least in PROFILE:
         text[f"runs of at least {percent(least)}"] = [share(value) for value in found[f"at_least_{100 * least:g}"]]
     people = pd.DataFrame(text, dtype="str")
     notes = [
-        f"Of dense: interquartile mean of late accuracy over dense {DENSE}'s, of all runs of all experiments that have"
-        f" both; {percent(LEVEL)} bootstrap stratified by experiment, {RESAMPLES:,} resamples; diverged runs count as"
-        " guessing.",
+        f"Of dense: interquartile mean of late accuracy over dense {label(DENSE)}'s, of all runs of all experiments"
+        f" that have both; {percent(LEVEL)} bootstrap stratified by experiment, {RESAMPLES:,} resamples; diverged runs"
+        " count as guessing.",
         *support(judged),
     ]
     table = markdown(people, left=("method", "keep"))

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from flare.algorithms._looks import label
 from flare.analysis.level import percent
 from flare.analysis.rules import DENSE
 from flare.analysis.tables import read_table
@@ -121,10 +122,10 @@ def _as_text(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "experiment": found["experiment"],
-            "method": found["method"],
+            "method": found["method"].map(label),
             "keep": found["keep"],
             "E": found["local_epochs"].astype("str"),
-            "target": [f"{row['target']} ({100 * row['accuracy']:.2f} %)" for row in rows],
+            "target": [f"{row['target'].replace(DENSE, label(DENSE))} ({100 * row['accuracy']:.2f} %)" for row in rows],
             "reached": [f"{row['reached']} of {row['n']}" for row in rows],
             "rounds": column("rounds", "{:,.0f}".format),
             "uplink": column("uplink_bits", size),

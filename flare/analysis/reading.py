@@ -14,7 +14,6 @@ from flare.analysis import sending
 from flare.columns import COSTS, RUNS
 from flare.config.run import NESTED
 from flare.errors import DataError, shown
-from flare.runs.provenance import broken_record
 from flare.runs.reading import DERIVED, read
 from flare.runs.record import settings_digest
 
@@ -58,8 +57,6 @@ def read_run(folder: Path, late: int = LATE) -> tuple[dict[str, Any], bytes]:
         record["settings"] = _without_availability(settings)
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise DataError(f"{folder}/run.json: config: not the settings of a run") from None
-    if problem := broken_record(found, rounds):
-        raise DataError(f"{folder}: {problem}; delete it, and it is run again")
     record["steps_per_round"] = sending.steps(settings)
     last = _last(rounds, b"test_accuracy", late)
     record["late_accuracy"] = math.fsum(last) / len(last) if last else None

@@ -21,13 +21,13 @@ from typing import Any
 
 import pandas as pd
 
+from flare.algorithms._looks import label
 from flare.analysis import text
 from flare.analysis.reading import check_alike, check_code, check_digest
 from flare.analysis.statistics import t_interval
 from flare.columns import CELL, REFERENCE
 from flare.errors import DataError
 from flare.files import read_bytes, write_whole
-from flare.runs import provenance
 from flare.runs.reading import read as read_files
 from flare.runs.record import settings_digest
 
@@ -81,14 +81,12 @@ def compare(
 def _read_record(folder: Path, digest: str | None, code: str | None) -> dict[str, Any]:
     """run.json of a run that vouches for itself, and has the settings and the code of these digests, if given."""
     try:
-        record, rounds = read_files(folder, place=False)
+        record, _ = read_files(folder, place=False)
         found = settings_digest(record["config"])
     except DataError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _no_record(folder, error) from None
-    if problem := provenance.broken_record(record, rounds):
-        raise DataError(f"{folder}: {problem}; delete it, and it is run again")
     check_digest(folder, found, digest)
     check_code(folder, record["made_from"]["code"], code)
     return record | {"versions": record.get("versions")}
@@ -179,6 +177,6 @@ def _markdown(table: pd.DataFrame) -> str:
         ours = text.accuracy_in_words(*(row[name] for name in names))
         theirs = f"{100 * float(row['reference_accuracy']):.2f}" if row["reference_accuracy"] else ""
         verdict = f"{row['comparable']}: {row['differs']}" if row["differs"] else row["comparable"] or "no such cell"
-        words = [row["experiment"], row["method"], row["keep"], row["local_epochs"], row["dataset"], ours, row["n"]]
-        lines.append(f"| {' | '.join(map(str, [*words, row['reference_dataset'], theirs, verdict]))} |")
+        words = [row["experiment"], label(row["method"]), row["keep"], row["local_epochs"], row["dataset"], ours]
+        lines.append(f"| {' | '.join(map(str, [*words, row['n'], row['reference_dataset'], theirs, verdict]))} |")
     return "\n".join([*lines, ""])

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from flare.algorithms._looks import label
 from flare.analysis import registered
 from flare.analysis.level import LEVEL, percent
 from flare.analysis.rules import CLAIMS, SEEDS
@@ -106,7 +107,8 @@ def _scope(found: Found) -> str:
     rows = []
     for experiment, own in found.runs.groupby("experiment", sort=False):
         first = own.iloc[0]
-        listed = [", ".join(map(str, dict.fromkeys(own[name]))) for name in ("method", "keep", "local_epochs")]
+        listed = [", ".join(map(str, dict.fromkeys(own[name]))) for name in ("keep", "local_epochs")]
+        listed.insert(0, ", ".join(map(label, dict.fromkeys(own["method"]))))
         counts = [str(own["seed"].nunique()), str(len(own))]
         rows.append([str(experiment), first["dataset"], first["model"], *listed, *counts])
     heads = ["experiment", "data", "model", "methods", "keep", "E", "seeds", "runs"]
@@ -128,7 +130,7 @@ def _claims(found: Found) -> str:
         counts = [str(int((own["verdict"] == verdict).sum())) for verdict in _VERDICTS]
         points = own.loc[own["unit"] == "points", "difference"].dropna()
         spread = f"{points.min():+.2f} to {points.max():+.2f}" if len(points) else NONE
-        rows.append([str(claim), str(baseline), str(way), *counts, spread])
+        rows.append([str(claim), label(str(baseline)), str(way), *counts, spread])
     table = _table(["claim", "baseline", "settings", *_VERDICTS, "differences (points)"], rows, left=3)
     lines = [f"- {name}: {CLAIMS[name].statement}." for name in CLAIMS if name in set(claims["claim"])]
     return "\n".join([table, *lines, "- Every comparison, with its interval: tables/claims.md.", ""])
@@ -210,7 +212,7 @@ def _difficult(found: Found) -> str:
 
 
 def _named(row: dict[Any, Any]) -> str:
-    return f"{row['experiment']}, {row['method']} {row['keep']}, E = {row['local_epochs']}"
+    return f"{row['experiment']}, {label(row['method'])} {row['keep']}, E = {row['local_epochs']}"
 
 
 def _cost(found: Found) -> str:
@@ -244,9 +246,10 @@ def _repeated(found: Found) -> str:
         studies = 100 * own.groupby("experiment", sort=False)["late_accuracy"].mean()
         within = 100 * own.groupby("experiment", sort=False)["late_accuracy"].std()
         seeds = math.sqrt((within**2).mean()) if within.notna().all() else math.nan
-        family, _, *names = map(str, cell)
+        family, _, method, *names = map(str, cell)
         numbers = [f"{studies.mean():.2f}", f"{studies.min():.2f} to {studies.max():.2f}", f"{studies.std():.2f}"]
-        rows.append([family, *names, str(len(studies)), *numbers, NONE if math.isnan(seeds) else f"{seeds:.2f}"])
+        numbers.append(NONE if math.isnan(seeds) else f"{seeds:.2f}")
+        rows.append([family, label(method), *names, str(len(studies)), *numbers])
     if not rows:
         return ""
     heads = ["experiment", "method", "keep", "E", "studies", "late (%)", "by study", "spread of studies", "of seeds"]

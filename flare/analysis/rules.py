@@ -46,31 +46,31 @@ class Claim:
 CLAIMS = {
     "better": Claim(
         "FLARE is better than a baseline at the same keep",
-        "late accuracy of flare minus that of the baseline",
+        "late accuracy of FLARE minus that of the baseline",
         0,
         MARGIN,
     ),
     "sparser": Claim(
         f"FLARE is as good as a baseline at {SPARSER:g} times its sparsity",
-        f"late accuracy of flare minus that of the baseline at {SPARSER:g} times the measured uplink (between two keeps"
+        f"late accuracy of FLARE minus that of the baseline at {SPARSER:g} times the measured uplink (between two keeps"
         " by the logarithm of their uplinks)",
         -MARGIN,
     ),
     "dense": Claim(
         f"FLARE is within {MARGIN:g} point of dense FedAvg",
-        "late accuracy of flare minus that of dense fedavg",
+        "late accuracy of FLARE minus that of dense FedAvg",
         -MARGIN,
     ),
     "gain": Claim(
         f"FLARE reaches {percent(SHARE)} of dense FedAvg at a smaller keep than a baseline (sparsity gain)",
-        f"the measured uplink at which the baseline has a late accuracy of {percent(SHARE)} of dense fedavg's, over"
-        " that of flare (between two keeps by the logarithm of their uplinks)",
+        f"the measured uplink at which the baseline has a late accuracy of {percent(SHARE)} of dense FedAvg's, over"
+        " that of FLARE (between two keeps by the logarithm of their uplinks)",
         1,
         unit="ratio",
     ),
     "unavailable": Claim(
         "FLARE loses less than a baseline where clients are unavailable",
-        "what the baseline's late accuracy loses from the reference, in which more clients answer, minus what flare's"
+        "what the baseline's late accuracy loses from the reference, in which more clients answer, minus what FLARE's"
         " loses",
         0,
         MARGIN,
@@ -83,7 +83,7 @@ GENERAL = (
     " rule, p_signflip the exact one by flipping signs, p_holm p after Holm's correction over the rows of the claim."
     f" Supported or refuted: also p_holm < {1 - LEVEL:.2g}, and at least {SEEDS} seeds. Equal: of each row alone."
     f" Undecided: none of these, fewer than {SEEDS} seeds, or a diverged run among the compared (for the sparsity"
-    " gain: dense fedavg's, or one of a method at a smaller keep than it reaches; a keep with a diverged run does not"
+    " gain: dense FedAvg's, or one of a method at a smaller keep than it reaches; a keep with a diverged run does not"
     " count as reached); verdict_if_chance is the verdict if diverged runs count as guessing. How many seeds would"
     " decide is from the observed mean and spread, before Holm's correction unless that alone leaves a row undecided."
     f" detectable: the difference that is found {percent(POWER)} of the time. won: the share"

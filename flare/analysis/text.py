@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 from scipy.special import stdtrit
 
+from flare.algorithms._looks import label
 from flare.analysis.level import LEVEL, percent
 from flare.runs.record import size
 
@@ -74,7 +75,7 @@ def summary_as_text(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "experiment": summary["experiment"],
-            "method": summary["method"],
+            "method": summary["method"].map(label),
             "keep": summary["keep"],
             "E": summary["local_epochs"].astype("str"),
             **validation,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from flare.algorithms._looks import label
 from flare.analysis.text import NONE, csv, latex, markdown
 from flare.columns import CELL, IDENTITY, SETTINGS
 from flare.config.run import NESTED, yaml_scalar
@@ -79,7 +80,7 @@ def _as_text(found: pd.DataFrame) -> pd.DataFrame:
         rows.append([str(experiment), "all", NONE, NONE, ", ".join([data, *common])])
         for (method, keep, epochs), words in marked.items():
             rest = [word for word in words if word not in common]
-            rows.append([str(experiment), method, keep, str(epochs), ", ".join(rest) or NONE])
+            rows.append([str(experiment), label(method), keep, str(epochs), ", ".join(rest) or NONE])
     return pd.DataFrame(rows, columns=["experiment", "method", "keep", "E", "settings"], dtype="str")
 
 

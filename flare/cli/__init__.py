@@ -33,6 +33,8 @@ from flare.runs.process import open_streams, say
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 # A disk that is full or broken, or nobody left to read what is printed: not the fault of the arguments.
 _NOT_THE_ARGUMENTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
+# What the loader of shared libraries says if their addresses do not fit into the memory that a process may have.
+_NO_MEMORY = ("failed to map segment", "cannot map", "allocate memory", "cannot enable executable stack")
 # In the order of `--help`.
 _COMMANDS = (
     run.add_fetch,
@@ -93,13 +95,16 @@ def _explain(error: BaseException, command: str) -> tuple[int, str] | None:
         return WRONG, str(error)
     if isinstance(error, ModuleNotFoundError):
         return _not_installed(error, command)
+    if isinstance(error, ImportError) and any(words in str(error) for words in _NO_MEMORY):
+        return FAILED, f"not enough memory to load {command}'s libraries: {' '.join(str(error).split())[:200]}"
     if isinstance(error, OSError):  # a file or a folder of the arguments, or a disk
         named = error.filename2 or error.filename  # the second is the name that a finished file was to get
         where = f"{named}: " if named else ""
         return FAILED if error.errno in _NOT_THE_ARGUMENTS else WRONG, f"{where}{error.strerror or error}"
     if isinstance(error, MemoryError | RuntimeError):
         said = " ".join(str(error).split())
-        if isinstance(error, MemoryError) or "allocate" in said:  # torch's RuntimeError, on a CPU and on a GPU
+        # torch's RuntimeError, on a CPU and on a GPU, and Python's: a thread has a stack.
+        if isinstance(error, MemoryError) or "allocate" in said or "start new thread" in said:
             return FAILED, f"not enough memory: {said[-200:]}"
     return None
 

@@ -19,7 +19,7 @@ from flare.config.ranges import check_ranges, leave_open
 from flare.errors import ConfigError, choose
 from flare.runs import ambient, checkpoint, identity, provenance
 from flare.tracking import MODES
-from flare.tuning import origin, single
+from flare.tuning import origin, repeated, single
 from flare.tuning import propose as proposing
 from flare.tuning.study import Study, fill
 from flare.tuning.trials import read_values
@@ -81,13 +81,18 @@ def train(chosen: argparse.Namespace) -> bool:
         runs.append(configuration.with_defaults(run))
     from flare.runs.train import train_all
 
-    return not train_all(
+    carry_out = functools.partial(
+        train_all,
         list(zip(runs, chosen.output, strict=True)),
         device=chosen.device,
         jobs_per_gpu=chosen.jobs_per_gpu,
         code=chosen.code,
         **_options(chosen),
     )
+    if len(runs) > 1 or runs[0].trial is None:
+        return not carry_out()
+    provenance.check_code(runs[0], chosen.code)
+    return not repeated.once(runs[0], chosen.output[0], chosen.data, chosen.device, chosen.threads, carry_out)
 
 
 def _seeds(chosen: argparse.Namespace, given: dict[str, Any]) -> list[int]:

@@ -1,8 +1,8 @@
 """Importance of every tuned setting: its share in how the objective varies over a study's complete trials, by fANOVA
 (Hutter, Hoos & Leyton-Brown, ICML 2014), for methods of which several settings were tuned.
 
-A setting near 0 did not need its tuning; what a share leaves to the others is theirs. With few trials it is a rough
-guide.
+A setting near 0 did not need its tuning; what a share leaves to the others is theirs. Studies with fewer than ten
+complete trials are left out, as chance would decide their shares.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
         for method, setting, share in zip(cell["method"], cell["setting"], cell["importance"], strict=True):
             ax.plot(share, rows.index((method, setting)), color=look_of[method]["color"], alpha=0.8, **look)
     if not rows:
-        said = "no study with four complete trials that differ"
+        said = "no study with ten complete trials that differ"
         ax.text(0.5, 0.5, said, fontsize=7, ha="center", va="center", transform=ax.transAxes)
     ax.set_xlim(-0.03, 1.03)
     ax.set_ylim(max(len(rows), 1) - 0.5, -0.5)

@@ -15,6 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, StrMethodFormatter
 
+from flare.algorithms._looks import label
+from flare.analysis.rules import DENSE
 from flare.figures.style import layout, looks
 
 TABLES = ("reached",)
@@ -76,7 +78,13 @@ def draw(tables: dict[str, pd.DataFrame]) -> Figure:
     axes[0].set_ylim(max(len(cells), 1) - 0.4, -0.6)
     axes[0].set_ylabel("cell")
     dots = [
-        looks.handle(label=target, color="#404040", marker="o", linestyle="none", markersize=sizes[target])
+        looks.handle(
+            label=target.replace(DENSE, label(DENSE)),
+            color="#404040",
+            marker="o",
+            linestyle="none",
+            markersize=sizes[target],
+        )
         for target in targets
     ]
     dots.append(looks.handle(label="not reached", color="#404040", **_ARROW))

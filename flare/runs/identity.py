@@ -1,9 +1,11 @@
 """What decides the bits of a run: its settings, the code that computes, the data, the versions, the threads.
 
-The files that compute are found by walking the imports from where a run begins: no list of them is kept by hand. What
-only decides whether a run begins is no part of it: `flare.errors`, `flare.settings`, the checks of `flare.engine.api`.
-Neither are comments, docstrings, the text of an error, the range of a setting or how a method looks in a figure. A data
-set's file counts by what a run takes from it (its classes, its scale); its samples count by their checksum.
+The files that compute are found by walking the imports from where a run begins: no list of them is kept by hand. Of
+files that else only check, save and show, the functions count that hand settings and data to the engine, and that make
+numbers of what it gives (`_PARTS`). What only decides whether a run begins is no part of it: `flare.errors`, the checks
+of `flare.settings`, `flare.engine.api` and `flare.engine.inputs`. Neither are comments, docstrings, the text of an
+error, the range of a setting or how a method looks in a figure. A data set's file counts by what a run takes from it
+(its classes, its scale); its samples count by their checksum.
 """
 
 from __future__ import annotations
@@ -29,6 +31,17 @@ _NO_ARITHMETIC = ("__init__", "errors", "settings", "columns")
 _LOOKS = ("LABEL", "COLOUR", "MARKER", "DASHES")
 # The arguments of a method's `check`, which only decides whether a run begins.
 _CHECKED = ["settings", "training"]
+# Of files that do not count as a whole, the functions that do.
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "config/run": ("arguments",),
+    "datasets/__init__": ("load",),
+    "datasets/partitions/__init__": ("split",),
+    "engine/api": ("simulate_rows", "_first", "_hooks", "_ended", "_tf32"),
+    "engine/inputs": ("whole", "rates", "_real", "keep_of", "answering", "pairs", "_pair", "_tensor"),
+    "runs/record": ("write_run", "result_hash", "_csv"),
+    "runs/train": ("_tensors", "_model", "_simulated", "sample"),
+    "settings": ("check_keep",),
+}
 # What a run takes from the file of a data set.
 _OF_DATA = ("KIND", "CLASSES", "SHAPE", "SCALE", "VOCABULARY")
 
@@ -100,7 +113,7 @@ def data_digest(manifest: Mapping[str, Any]) -> str:
 def _with_data(code: str, dataset: str) -> str:
     source = datasets.module(dataset)
     taken = [(name, getattr(source, name, None)) for name in _OF_DATA]
-    return hashlib.sha256(f"{code}\n{taken!r}".encode()).hexdigest()
+    return hashlib.sha256(f"{code}\n{_parts()}\n{taken!r}".encode()).hexdigest()
 
 
 def _tree(name: str) -> ast.Module:
@@ -178,6 +191,33 @@ class _Meaning(ast.NodeTransformer):
         return self.generic_visit(node)
 
     visit_Module = visit_ClassDef = visit_AsyncFunctionDef = _documented
+
+
+class _MeaningOfPart(_Meaning):
+    """Leaves out what a file that does not count as a whole has beside what computes: checks, and texts of messages."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        """A call whose result nobody takes, of something that is called a check, a choice or a warning."""
+        if isinstance(node.value, ast.Call):
+            called = node.value.func
+            name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+            if name.lstrip("_").startswith("check") or name in ("choose", "warn"):
+                return None
+        return self.generic_visit(node)
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        """A text with values in it is said to somebody."""
+        return ast.copy_location(ast.Constant(""), node)
+
+
+@functools.cache
+def _parts() -> str:
+    """What the functions of `_PARTS` do."""
+    found = []
+    for name, functions in _PARTS.items():
+        own = {node.name: node for node in ast.walk(_tree(name)) if isinstance(node, ast.FunctionDef)}
+        found += [f"{name}\n{function}\n{ast.dump(_MeaningOfPart().visit(own[function]))}" for function in functions]
+    return "\n".join(found)
 
 
 @functools.cache

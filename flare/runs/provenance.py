@@ -16,9 +16,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,12 @@ from flare import datasets
 from flare.config.run import Run
 from flare.errors import ConfigError, DataError
 from flare.runs.identity import data_digest, digest_of
+from flare.runs.reading import broken_record, look
 from flare.runs.record import whole_digest
 
 # What of a run is set aside, and taken back.
 FILES = ("rounds.csv", "run.json", "sample.txt")
 ABSENT = "not finished"
-# The largest run.json that is read: far more than any has.
-_LARGEST = 10**7
 _WORDS = {"settings": "settings", "code": "code", "data": "data", "device": "device", "threads": "number of threads"}
 
 
@@ -50,18 +48,13 @@ class Planned:
 
     def problem(self, folder: Path) -> str:
         """Why what lies in the folder is not the planned run's result: "" if it is, ABSENT if there is none."""
+        if not any((folder / name).exists() for name in FILES[:2]):
+            return ABSENT
         try:
-            record, rounds = read(folder)
-        except FileNotFoundError:
-            return ABSENT if not any((folder / name).exists() for name in FILES[:2]) else "not a whole record"
-        except (OSError, ValueError, RecursionError):
-            return "not a whole record"
-        return self.difference(record, rounds)
-
-    def difference(self, record: Mapping[str, Any], rounds: bytes) -> str:
-        """Why a record is not the planned run's; "" if it is."""
-        broken = broken_record(record, rounds)
-        if broken:
+            record, rounds = look(folder)
+        except DataError as error:
+            return f"not a whole record ({error})"
+        if broken := broken_record(record, rounds):
             return broken
         made = record["made_from"]
         other = [_WORDS[name] for name, value in self._decides() if made.get(name) != value]
@@ -82,36 +75,6 @@ def planned(run: Run, data: Path | None, device: str | None = "cpu", threads: in
         return Planned(settings, None, None, None, None)
     found = None if data is None else dataset_digest(run.dataset, data)
     return Planned(settings, digest_of(run), found, device.partition(":")[0], threads)
-
-
-def read(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """run.json and rounds.csv; OSError or ValueError if they are not there, or no files of a run."""
-    for name in ("run.json", "rounds.csv"):
-        if not (folder / name).is_file():  # a pipe would be waited for
-            raise FileNotFoundError(2, "No such file", str(folder / name))
-    if (folder / "run.json").stat().st_size > _LARGEST:
-        raise ValueError("run.json: too large")
-    record = json.loads((folder / "run.json").read_bytes())
-    if not isinstance(record, dict):
-        raise ValueError("run.json: not the record of a run")
-    return record, (folder / "rounds.csv").read_bytes()
-
-
-def broken_record(record: Mapping[str, Any], rounds: bytes) -> str:
-    """Why a record does not vouch for its own settings and its rounds.csv; "" if it does."""
-    made = record.get("made_from")
-    if not isinstance(made, dict) or not all(isinstance(made.get(name), str) for name in ("settings", "code", "data")):
-        return "of unknown origin, as run.json does not say what it was made from"
-    if made.get("rounds") != hashlib.sha256(rounds).hexdigest():
-        return "its rounds.csv is not the one that the run wrote"
-    try:
-        if made["settings"] != whole_digest(record["config"]):
-            raise ValueError
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
-        return "its settings in run.json are not those it was made with"
-    if record.get("status") not in ("finished", "diverged"):
-        return "not a whole record"
-    return ""
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -137,7 +100,7 @@ def take_back(folder: Path, wanted: Planned) -> dict[str, Any] | None:
     """The record of a run that was set aside and is what is planned, after its files were moved back; else None."""
     for place in sorted(folder.glob("old-*")):
         if wanted.problem(place) == "":
-            record, _ = read(place)
+            record, _ = look(place)
             for name in sorted(FILES, key=lambda name: name == "run.json"):
                 if (place / name).is_file():
                     os.replace(place / name, folder / name)

@@ -1,11 +1,15 @@
 """The one reader of what a run leaves, rounds.csv and run.json: of a reported run and of a trial alike.
 
 Nothing is believed that the other file, the settings or the folder's name can confirm: who it is of, how it ended, its
-rounds, accuracies, losses and bits. What contradicts is a DataError, one line.
+rounds, accuracies, losses and bits. The rest run.json must vouch for: its block `made_from` has SHA-256 of the settings
+and of rounds.csv. What contradicts is a DataError, one line.
+
+Imports neither torch nor pandas: it is asked whenever Snakemake starts (`flare.runs.provenance`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +18,7 @@ from typing import Any
 from flare.columns import COSTS, HISTORY, IDENTITY, ROUNDS, RUNS, STALENESS
 from flare.errors import DataError, shown
 from flare.files import LARGE, SMALL, parse_json, read_bytes
+from flare.runs.record import whole_digest
 
 # What a row of a table has that run.json does not: it follows from the run's settings, or from the other runs.
 DERIVED = (
@@ -31,21 +36,45 @@ def read(folder: Path, *, trial: bool = False, place: bool = True) -> tuple[dict
 
     place: whether the folder must be called as the run is.
     """
-    found, content = _read_files(folder)
-    try:
-        _check_types(found)
-        _check_settings(found, trial)
-        if place:
-            _check_place(folder, found, trial)
-    except _Wrong as wrong:
-        raise DataError(f"{folder}/run.json: {wrong}") from None
+    found, content = look(folder, trial=trial)
+    if place:
+        _check_place(folder, found, trial)
     try:
         rows = list(_rows(found, content))
         _check_order(found, rows)
         _check_ends(found, rows)
     except _Wrong as wrong:
         raise DataError(f"{folder / 'rounds.csv'}: {wrong}") from None
+    if problem := broken_record(found, content):
+        raise DataError(f"{folder}: {problem}; delete it, and it is run again")
     return found, content
+
+
+def look(folder: Path, *, trial: bool | None = None) -> tuple[dict[str, Any], bytes]:
+    """The same files, without a look at the rows: of thousands of runs `broken_record` says in seconds whether
+    rounds.csv is the one that was written. trial: None if it may be of either.
+    """
+    found, content = _read_files(folder)
+    try:
+        _check_types(found)
+        _check_settings(found, trial)
+    except _Wrong as wrong:
+        raise DataError(f"{folder}/run.json: {wrong}") from None
+    return found, content
+
+
+def broken_record(record: Mapping[str, Any], rounds: bytes) -> str:
+    """Why a record does not vouch for its own settings and its rounds.csv; "" if it does."""
+    made = record.get("made_from")
+    if not isinstance(made, dict) or not all(isinstance(made.get(name), str) for name in ("settings", "code", "data")):
+        return "of unknown origin, as run.json does not say what it was made from"
+    if made.get("rounds") != hashlib.sha256(rounds).hexdigest():
+        return "its rounds.csv is not the one that the run wrote"
+    try:
+        own = whole_digest(record["config"])
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        own = ""
+    return "" if made["settings"] == own else "its settings in run.json are not those it was made with"
 
 
 class _Wrong(Exception):
@@ -103,8 +132,8 @@ def _fits(value: Any, kind: type) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
-def _check_settings(found: Mapping[str, Any], trial: bool) -> None:
-    """The settings are of this run, and of a trial or of a reported run, as it should be."""
+def _check_settings(found: Mapping[str, Any], trial: bool | None) -> None:
+    """The settings are of this run, and of a trial or of a reported run, as it should be (None: of either)."""
     settings = found["config"]
     is_trial = settings.get("trial") is not None
     if is_trial != (settings.get("validation") is not None):
@@ -112,13 +141,13 @@ def _check_settings(found: Mapping[str, Any], trial: bool) -> None:
     measured = "validation" if is_trial else "test"
     if found.get("evaluated_on", measured) != measured:
         raise _Wrong(f"evaluated_on: {shown(found['evaluated_on'])}, and {measured!r} by its settings")
-    if is_trial != trial:
+    if trial not in (None, is_trial):
         what = ("a reported run", "a trial of a study, measured on held-out samples")
-        raise _Wrong(f"of {what[is_trial]}, in the place of {what[trial]}")
+        raise _Wrong(f"of {what[is_trial]}, in the place of {what[not is_trial]}")
     for name in IDENTITY:
         if name in settings and settings[name] != found[name]:
             raise _Wrong(f"{name}: {shown(found[name])}, and {shown(settings[name])} in its settings")
-    if "tuned" in settings and found["tuned"] != (bool(settings["tuned"]) and not trial):
+    if "tuned" in settings and found["tuned"] != (bool(settings["tuned"]) and not is_trial):
         raise _Wrong(f"tuned: {found['tuned']}, and its settings say otherwise")
     for name in ("clients", "available", "rounds", "evaluate_every"):
         value = settings.get(name)

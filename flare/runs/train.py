@@ -23,6 +23,7 @@ from flare.runs import checkpoint, lease, machine, provenance
 from flare.runs.identity import key_of
 from flare.runs.process import load_libraries, say
 from flare.runs.progress import Progress
+from flare.runs.reading import look
 from flare.runs.record import write_run
 from flare.settings import ENGINES, check_settings
 from flare.tracking import Tracker
@@ -111,7 +112,7 @@ def train(  # noqa: PLR0913, each says how a run is carried out
     with memory.kept(), saving as saved:
         if saved.waited and wanted.problem(output) == "":  # what was waited for has ended well
             say(f"{run.folder}: finished by the other process")
-            return provenance.read(output)[0]
+            return look(output)[0]
         state = saved.load(functools.partial(_is_state, run))
         if state and "files" in state:  # finished, and deleted because others of its job were not
             for name, text in state["files"].items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import threading
 import time
@@ -27,6 +28,7 @@ def load() -> Any:
     """W&B's SDK, silent and without its reports to its makers. ImportError if it is not installed."""
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    logging.raiseExceptions = False  # else a log of its own that finds the disk full prints a traceback on the terminal
     import wandb
 
     with contextlib.suppress(ImportError, AttributeError):  # its reporter takes a tenth of a second to make

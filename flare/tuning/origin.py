@@ -18,6 +18,7 @@ from flare.config.run import Run
 from flare.errors import DataError
 from flare.runs import provenance
 from flare.runs.identity import code_digest, digest_of
+from flare.runs.reading import look
 from flare.runs.record import settings_digest
 from flare.tuning.study import Study, fill, studies
 from flare.tuning.trials import read_values
@@ -137,8 +138,8 @@ class Sweep:
 
     def _code(self, run: Run) -> str | None:
         try:
-            return str(provenance.read(self._results / "runs" / run.folder)[0]["made_from"]["code"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return str(look(self._results / "runs" / run.folder)[0]["made_from"]["code"])
+        except (DataError, KeyError, TypeError):
             return None
 
     def _run(self, run: Run) -> str:

@@ -45,7 +45,12 @@ def tune(
         of = {"objective": study.objective, "runs": [key(run) for run in runs]}
         trial = _kept(kept, of)
         if trial is None:
-            trial = _carry_out(study, folder, done, number, values, train)
+            # With the values of an earlier one it would be the same to the last bit.
+            same = next((one for one in done if json.dumps(one.values) == json.dumps(values)), None)
+            if same is None:
+                trial = _carry_out(study, folder, done, number, values, train)
+            else:
+                trial = dataclasses.replace(same, number=number)
             write_whole(kept, to_json({"of": of, **dataclasses.asdict(trial)}))
         done.append(trial)
         said = "" if trial.objective is None else f" {trial.objective:.4f}"

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flare.algorithms._looks import label
 from flare.columns import STUDIES
 from flare.errors import DataError
 from flare.files import read_bytes, write_whole
-from flare.tuning.conclude import importances, read
+from flare.tuning.conclude import ENOUGH, importances, read
 from flare.tuning.study import Trial
 
 
@@ -22,8 +23,9 @@ def tabulate(folders: Sequence[Path], output: Path, digests: Sequence[str] | Non
 
     batches, trials: of the budget, trials in all. seeds: of every trial; runs: trials x seeds. diverged, pruned: trials
     that were. value: the best trial's mean objective on held-out samples; best: its values. importance: fANOVA's share
-    of each setting in the objective, over the complete trials (Hutter, Hoos & Leyton-Brown, ICML 2014); empty where
-    there are fewer than four or a single setting. warning: a best value at the edge of its range.
+    of each setting in the objective, over the complete trials (Hutter, Hoos & Leyton-Brown, ICML 2014); empty for fewer
+    than ENOUGH of them, which the text below the table says, or a single setting. warning: a best value at the edge of
+    its range.
     digests: of the studies (`Study.digest`), if they are known; DataError if a folder has another one.
     """
     rows = []
@@ -42,9 +44,14 @@ def tabulate(folders: Sequence[Path], output: Path, digests: Sequence[str] | Non
     write_whole(output.with_suffix(".csv"), table.getvalue().encode())
     names = list(STUDIES)
     people = [name for name in names if name not in ("study", "batches")]
-    shown = [[_short(row[names.index(name)]) for name in people] for row in rows]
+    shown = [[(label if name == "method" else _short)(row[names.index(name)]) for name in people] for row in rows]
     lines = [f"| {' | '.join(row)} |" for row in (people, ["---"] * len(people), *shown)]
-    write_whole(output.with_suffix(".md"), "\n".join([*lines, ""]).encode())
+    note = (
+        "- importance: fANOVA's share of a setting in how the objective varies over the complete trials, those that"
+        f" diverged or were pruned left out. Not said of one setting, nor of fewer than {ENOUGH} complete trials: the"
+        " forest that it takes is drawn at random, and another program's drawing would say something else."
+    )
+    write_whole(output.with_suffix(".md"), "\n".join([*lines, "", note, ""]).encode())
 
 
 def _row(study: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, Any]:

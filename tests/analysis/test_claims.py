@@ -403,7 +403,7 @@ def test_the_tables_state_their_rules_and_are_the_same_bytes_again(tmp_path: Pat
     rows = [row for row in text.splitlines() if row.startswith("|")][2:]
     assert len(rows) == len(table)
     first_row = [field.strip() for field in rows[0].strip("|").split("|")]
-    assert first_row[:4] == ["better", "fashion-fc", "1", "flare 1e-2, topk"]
+    assert first_row[:4] == ["better", "fashion-fc", "1", "FLARE 1e-2, Top-K"]
     body = latex.split("\\midrule\n")[1].split("\\bottomrule\n")
     assert len(body[0].splitlines()) == len(table) and "few\\_answer" in body[0]
     assert body[1].count("\\multicolumn{9}") == len(claims.CLAIMS) + 2 and body[1].endswith("\\end{tabular}\n")

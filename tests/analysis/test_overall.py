@@ -67,7 +67,7 @@ def test_in_how_many_experiments_a_claim_is_supported() -> None:
     said = [("x", "supported"), ("x", "undecided"), ("y", "supported"), ("z", "refuted"), ("z", "undecided")]
     judged = pd.DataFrame(said, columns=["experiment", "verdict"]).assign(claim="better", baseline="topk")
     [line] = overall.support(judged)
-    assert line.startswith("better, topk: supported in 1 of 3 experiments; 1 refuted; 1 undecided.")
+    assert line.startswith("better, Top-K: supported in 1 of 3 experiments; 1 refuted; 1 undecided.")
 
 
 def test_the_tables_are_the_same_bytes_again(tmp_path: Path) -> None:
@@ -78,4 +78,4 @@ def test_the_tables_are_the_same_bytes_again(tmp_path: Path) -> None:
         claims.write(tmp_path / "tables")
         found.append({path.name: path.read_bytes() for path in (tmp_path / "tables").glob("overall.*")})
     assert found[0] == found[1] and set(found[0]) == {"overall.csv", "overall.md", "overall.tex"}
-    assert b"better, topk: supported in 0 of 2 experiments; 2 undecided." in found[0]["overall.md"]
+    assert b"better, Top-K: supported in 0 of 2 experiments; 2 undecided." in found[0]["overall.md"]

@@ -60,7 +60,7 @@ def test_the_command_writes_the_same_bytes_again(tmp_path: Path, capsys: pytest.
     first = {path.name: path.read_bytes() for path in folder.glob("reached.*")}
     assert set(first) == {"reached.csv", "reached.md", "reached.tex"} and cli.main(arguments) == 0
     assert {path.name: path.read_bytes() for path in folder.glob("reached.*")} == first
-    assert b"| fashion-fc | flare | 1e-2 | 1 | 0.5 (50.00 %) | 2 of 3 | 10 |" in first["reached.md"]
+    assert b"| fashion-fc | FLARE | 1e-2 | 1 | 0.5 (50.00 %) | 2 of 3 | 10 |" in first["reached.md"]
     for bad in (["--targets", "1.5"], ["--link", "0", "1", "1"]):
         assert cli.main(["reach", "--tables", str(folder), *bad]) == 2
         assert "is not allowed; " in capsys.readouterr().err

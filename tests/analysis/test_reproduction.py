@@ -92,15 +92,15 @@ def test_the_report_says_what_the_tables_do(tmp_path: Path) -> None:
         *("Scope", "Claims", "What differs from the paper", "What was easy", "What was difficult", "Cost")
     ]
     lines = text.splitlines()
-    assert "| fashion-fc | fashion_mnist | fc | fedavg, topk, flare | dense, 1e-2 | 1 | 2 | 6 |" in lines
+    assert "| fashion-fc | fashion_mnist | fc | FedAvg, Top-K, FLARE | dense, 1e-2 | 1 | 2 | 6 |" in lines
     judged = tables.read_table(folder, "claims").set_index(["claim", "experiment", "baseline"])["difference"]
     better = judged["better", "old", "topk"]
-    assert f"| better | topk | tuned on one side | 0 | 0 | 0 | 1 | {better:+.2f} to {better:+.2f} |" in lines
-    assert any(line.startswith("| better | topk | given settings | 0 | 0 | 0 | 1 |") for line in lines)
+    assert f"| better | Top-K | tuned on one side | 0 | 0 | 0 | 1 | {better:+.2f} to {better:+.2f} |" in lines
+    assert any(line.startswith("| better | Top-K | given settings | 0 | 0 | 0 | 1 |") for line in lines)
     assert "- 9 of 10 runs finished." in lines and "- 4 of 5 cells have no diverged run." in lines
     assert "The authors published a number of 2 of the 5 cells. In 1 of these, data and all settings agree." in lines
     assert "- data (1 cell)" in lines and "- 0 of 1 comparable published numbers lie in our interval." in lines
-    assert "- fashion-fc, topk 1e-2, E = 1: 1 of 2 runs diverged." in lines
+    assert "- fashion-fc, Top-K 1e-2, E = 1: 1 of 2 runs diverged." in lines
     assert "- old/flare/keep-1e-2/epochs-1: tau at an end." in lines
     assert "- old/flare/keep-1e-2/epochs-1: 1 of 10 trials diverged." in lines
     # A run takes 1.5 s and its seed: 2.5 and 3.5 s, three and two times.
@@ -122,8 +122,8 @@ def test_the_spread_of_a_repeated_study_is_told_from_that_of_its_seeds(tmp_path:
     tables.tabulate(runs, tmp_path / "tables")
     found = tables.read(tmp_path / "tables")["runs"]
     text = reproduction._repeated(SimpleNamespace(runs=found))
-    assert "| one | flare | 1e-2 | 1 | 2 | 84.00 | 81.00 to 87.00 | 4.24 | 1.41 |" in text.splitlines()
-    assert text.count("flare") == 1
+    assert "| one | FLARE | 1e-2 | 1 | 2 | 84.00 | 81.00 to 87.00 | 4.24 | 1.41 |" in text.splitlines()
+    assert text.count("FLARE") == 1
     assert reproduction._repeated(SimpleNamespace(runs=found[found["experiment"] != "again"])) == ""
 
 
@@ -174,7 +174,7 @@ def test_without_a_claim_a_target_or_a_study_there_is_a_report_too(tmp_path: Pat
     lines = (tmp_path / "reproduction.md").read_text().splitlines()
     assert "The runs allow no comparison that a claim is about." in lines
     assert "The authors published a number of 0 of the 1 cells." in lines
-    assert "- fashion-fc, topk 1e-2, E = 1: 1 of 1 runs diverged." in lines
+    assert "- fashion-fc, Top-K 1e-2, E = 1: 1 of 1 runs diverged." in lines
     assert "| Claims are stated, and judged by rules | yes; no comparison |" in (tmp_path / "checklist.md").read_text()
 
 

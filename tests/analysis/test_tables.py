@@ -15,13 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import DENSE_BITS, vouch, write_labels, write_run, write_sweep
 
-from flare.analysis import tables
+from flare.algorithms import _looks
+from flare.analysis import claims, reached, tables
 from flare.analysis.reading import expand
 from flare.analysis.statistics import t_interval
 from flare.analysis.trials import gather_trials
 from flare.columns import IDENTITY, ROUNDS, TRIALS
 from flare.config import Run
 from flare.errors import ConfigError, DataError
+from flare.figures.style import looks
 from flare.runs.record import size
 
 FILES = ("rounds.csv", "runs.csv", "costs.csv", "summary.csv", "summary.md", "summary.tex", "made_from.json")
@@ -346,9 +348,38 @@ def test_the_markdown_summary_is_for_people(tmp_path: Path) -> None:
         "| experiment | method | keep | E | accuracy (%) | late (%) | best, optimistic (%) | uplink | compression"
         " | n |",
         "| :-- | :-- | :-- | --: | --: | --: | --: | --: | --: | :-- |",
-        "| exp_1 | fedavg | dense | 1 | 91.23 | 91.23 | 91.23 | 204 MB | 1\N{MULTIPLICATION SIGN} | 1 |",
-        "| exp_1 | topk | 1e-3 | 1 | 50.00 | 50.00 | 50.00 | 306 kB | 665\N{MULTIPLICATION SIGN} | 1 |",
+        "| exp_1 | FedAvg | dense | 1 | 91.23 | 91.23 | 91.23 | 204 MB | 1\N{MULTIPLICATION SIGN} | 1 |",
+        "| exp_1 | Top-K | 1e-3 | 1 | 50.00 | 50.00 | 50.00 | 306 kB | 665\N{MULTIPLICATION SIGN} | 1 |",
     ]
+
+
+def test_tables_for_readers_call_methods_as_figures_do(tmp_path: Path) -> None:
+    """And those for programs by their keys."""
+    folder = tmp_path / "tables"
+    tables.tabulate(write_sweep(tmp_path, methods=["fedavg", "topk", "ef21_sgdm", "flare"]), folder)
+    claims.write(folder)
+    reached.write(folder, [0.5])
+    shown = looks.methods(pd.read_csv(folder / "runs.csv"))
+    assert {name: look["label"] for name, look in shown.items()} == {
+        **{"fedavg": "FedAvg", "topk": "Top-K", "ef21_sgdm": "EF21-SGDM", "flare": "FLARE"}
+    }
+    said = {path.name: path.read_text() for path in folder.glob("*.*")}
+    readers = {name: text for name, text in said.items() if name.endswith((".md", ".tex"))}
+    assert set(readers) == {
+        f"{name}{end}" for name in ("summary", "settings", "claims", "overall", "reached") for end in (".md", ".tex")
+    }
+    for name, text in readers.items():
+        assert not re.search(r"\b(fedavg|topk|ef21\\?_sgdm|flare)\b", text), name
+        assert {"Top-K", "EF21-SGDM", "FLARE"} <= set(re.findall(r"Top-K|EF21-SGDM|FLARE|FedAvg", text)), name
+    for name in ("summary", "settings", "overall", "reached", "runs"):
+        assert set(pd.read_csv(folder / f"{name}.csv")["method"]) == set(shown)
+    assert set(pd.read_csv(folder / "claims.csv")["baseline"]) == set(shown) - {"flare"}
+    assert "Top-K" in tables.show(folder) and "topk" not in tables.show(folder)
+
+
+def test_methods_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_looks, "look", lambda method: {"LABEL": "FLARE"} if method in ("flare", "topk") else {})
+    assert _looks.label.__wrapped__("topk") == "FLARE (topk)" and _looks.label.__wrapped__("ffl") == "ffl"
 
 
 def test_the_latex_summary_is_a_whole_booktabs_table(tmp_path: Path) -> None:
@@ -368,7 +399,7 @@ def test_the_latex_summary_is_a_whole_booktabs_table(tmp_path: Path) -> None:
         bare = re.sub(r"\\[%_]|\$\\(pm|times)\$|\\\\$|&", "", row)
         assert not re.search(r"[\\%_$#{}^~]", bare)
         assert row.isascii()
-    assert rows[1].startswith("my\\_exp & fedavg & dense & 1 & ")
+    assert rows[1].startswith("my\\_exp & FedAvg & dense & 1 & ")
     assert rows[-1].startswith("my\\_exp & own\\_method & 1e-3 & ")
 
 
@@ -380,7 +411,7 @@ def test_show_fits_a_terminal(tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 110
     header, first = lines[0], lines[2]
     assert lines[1] == "fashion-fc (fashion_mnist, fc)"
-    assert first.split()[:3] == ["fedavg", "dense", "1"]
+    assert first.split()[:3] == ["FedAvg", "dense", "1"]
     # Aligned: the number of local epochs stands below its name.
     assert first[header.index(" E ") + 1] == "1"
     assert len(lines) == 1 + (1 + 6) + (1 + 2) + 2

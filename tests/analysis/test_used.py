@@ -71,11 +71,11 @@ def test_for_people_what_is_common_stands_once(tmp_path: Path) -> None:
     own += " server.momentum = 0.25 (tuned)"
     assert rows[2:5] == [
         f"| fashion-fc | all | – | – | {common} |",
-        "| fashion-fc | topk | 1e-2 | 1 | learning_rate = 0.1 |",
-        f"| fashion-fc | flare | 1e-2 | 1 | {own} |",
+        "| fashion-fc | Top-K | 1e-2 | 1 | learning_rate = 0.1 |",
+        f"| fashion-fc | FLARE | 1e-2 | 1 | {own} |",
     ]
     tex = (folder / "settings.tex").read_text()
-    assert r"fashion-fc & topk & 1e-2 & 1 & learning\_rate = 0.1 \\" in tex
+    assert r"fashion-fc & Top-K & 1e-2 & 1 & learning\_rate = 0.1 \\" in tex
     assert r"\begin{tabular}{llllp{0.6\linewidth}}" in tex and r"\multicolumn{5}{p{\linewidth}}" in tex
 
 

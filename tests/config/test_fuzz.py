@@ -1,7 +1,8 @@
 """What is broken is one line: configurations, arguments, and the files that are read.
 
-The same examples on every run (tests/conftest.py). 300 broken configurations are made from fashion.yaml beside this file by one
-change each, and are given to the command line and to Snakemake itself, which starts no job with any of them.
+The same examples on every run (tests/conftest.py). 300 broken configurations are made from
+fashion.yaml beside this file by one change each, and are given to the command line and to Snakemake itself, which
+starts no job with any of them.
 """
 
 from __future__ import annotations

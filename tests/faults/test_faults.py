@@ -18,10 +18,12 @@ import multiprocessing
 import os
 import pickle
 import random
+import resource
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -609,6 +611,26 @@ def test_wherever_the_disk_is_full_the_old_files_stay_whole(
         assert code == 1
         one_line(capsys, "No space left on device")
     assert number >= 5  # each file: opened, written in two parts, written out, named
+
+
+@pytest.mark.parametrize("megabytes", [400, 3000])
+def test_too_little_memory_for_the_libraries_is_one_line(megabytes: int, data: Path, tmp_path: Path) -> None:
+    """As of `ulimit -v`: torch's libraries alone take more addresses than that."""
+    command = [sys.executable, "-m", "flare", "train", *shlex.split(RUN.flags()), "--data", str(data)]
+    command += ["--output", str(tmp_path / "run"), "--wandb", "disabled"]
+    limit = (megabytes * 1000 * 1024,) * 2
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
+
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment(), preexec_fn=limited, timeout=300, check=False
+    )
+    if megabytes == 3000 and done.returncode == 0:  # a torch without the libraries of a GPU
+        return
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("flare: not enough memory to load train's libraries: ")
+    assert not (tmp_path / "run/run.json").exists()
 
 
 def test_a_study_of_too_few_trials_for_importances_has_its_figure(data: Path, tmp_path: Path) -> None:

@@ -187,6 +187,80 @@ def test_probes_and_schedules_count_if_they_are_asked_for() -> None:
     assert schedule in identity.sources(dataclasses.replace(RUN, schedule={"name": "cosine"}))
 
 
+# Edits of files that do not count as a whole, and whether they are other code.
+EDITS: dict[str, tuple[str, str, str, bool]] = {
+    "the first accuracy as the final": ("runs/record", "accuracies[-1] if", "accuracies[0] if", True),
+    "another compression": ("runs/record", '/ ended["uplink_bits"] if', '/ ended["downlink_bits"] if', True),
+    "other bytes of rounds": ("runs/record", '["" if value != value', '["-" if value != value', True),
+    "other bits": ("engine/api", '"dense_bits": state.dense', '"dense_bits": state.uplink', True),
+    "another loss": ("runs/train", "loss=double_softmax if", "loss=cross_entropy if", True),
+    "other test samples": ("runs/train", 'load, run.dataset, data, "test"', 'load, run.dataset, data, "train"', True),
+    "a swapped argument": (
+        "engine/api",
+        "            learning_rate,\n            momentum,",
+        "momentum, learning_rate,",
+        True,
+    ),
+    "an argument left out": (
+        "config/run",
+        '            if "engine" in own.metadata',
+        '            if own.name != "seed"',
+        True,
+    ),
+    "other samples of a client": (
+        "datasets/partitions/__init__",
+        "clients, scheme.settings, seed,",
+        "clients, scheme.settings, 0,",
+        True,
+    ),
+    "what of an archive is read": ("datasets/__init__", "arrays[key] for key", "arrays[key][:9] for key", True),
+    "another fraction": ("settings", "    return fraction\n", "    return fraction / 2\n", True),
+    "other targets": ("engine/inputs", "unseen[1].long()", "unseen[1].flip(0).long()", True),
+    "another rate": ("engine/inputs", "    return rate, kept\n", "    return kept, rate\n", True),
+    "what is wanted of clients": ("engine/inputs", "distinct clients of 0", "clients, each once, of 0", False),
+    "another range": ("settings", "if not 0 < fraction <= 1:", "if not 0 < fraction < 1:", True),
+    "another warning": ("engine/api", "a layer is in two places", "a layer stands twice", False),
+    "another check": ("engine/api", "        inputs.check_forward(network, batch_size)\n", "", False),
+    "what git says": ("runs/record", "no commit is recorded", "there is no commit", False),
+    "how sizes are shown": ("runs/record", '("kB", "MB", "GB", "TB")', '("kB", "MB")', False),
+    "what is printed": ("runs/train", "finished by the other process", "another process finished it", False),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_what_makes_a_reported_number_of_what_the_engine_gives_counts(
+    edit: str, parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, old, new, other = EDITS[edit]
+    source = (PACKAGE / f"{name}.py").read_text()
+    assert source.count(old) == 1
+    read, plain = identity._tree, parts()
+    monkeypatch.setattr(
+        identity, "_tree", lambda file: ast.parse(source.replace(old, new)) if file == name else read(file)
+    )
+    assert (parts() != plain) == other
+
+
+def test_such_parts_are_in_the_digest_of_every_run(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = identity.digest_of(RUN)
+    monkeypatch.setattr(identity, "_parts", lambda: "others")
+    identity._with_data.cache_clear()
+    assert identity.digest_of(RUN) != plain
+
+
+@pytest.fixture
+def parts() -> Any:
+    """What the functions of files that do not count as a whole do, read anew at every call."""
+
+    def found() -> str:
+        identity._parts.cache_clear()
+        return identity._parts()
+
+    yield found
+    identity._parts.cache_clear()
+    identity._with_data.cache_clear()
+
+
 def test_what_a_run_takes_from_a_data_sets_file_counts_and_the_rest_of_it_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -126,6 +126,14 @@ def other_rounds(folder: Path, config: dict[str, Any], _: pytest.MonkeyPatch) ->
     return config
 
 
+def a_pipe(folder: Path, config: dict[str, Any], _: pytest.MonkeyPatch) -> dict[str, Any]:
+    """In run.json's place, which would be waited for."""
+    for path in folder.glob("results/runs/tiny/topk/*/*/*/run.json"):
+        path.unlink()
+        os.mkfifo(path)
+    return config
+
+
 def swapped(folder: Path, config: dict[str, Any], _: pytest.MonkeyPatch) -> dict[str, Any]:
     """The two seeds of a method change places."""
     cell = folder / "results/runs/tiny/topk/keep-5e-2/epochs-1"
@@ -153,6 +161,8 @@ CHANGES: dict[str, tuple[Callable[..., dict[str, Any]], set[str]]] = {
     "settings in run.json": (edited("topk", lambda found: found["config"].update(learning_rate=9.0)), TOPK),
     "code in run.json": (edited("topk", lambda found: found["made_from"].update(code="0" * 64)), TOPK),
     "threads in run.json": (edited("topk", lambda found: found["made_from"].update(threads=8)), TOPK),
+    "status in run.json": (edited("topk", lambda found: found.update(status="whatever")), TOPK),
+    "a pipe": (a_pipe, TOPK),
     "rounds.csv": (other_rounds, TOPK),
     "places": (swapped, TOPK),
 }

@@ -6,12 +6,13 @@ import json
 import os
 import stat
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import write_run
+from synthetic import vouch, write_run
 
 from flare import files
 from flare.analysis.reading import read_run
@@ -28,7 +29,7 @@ def written(tmp_path: Path, **changes: Any) -> Path:
     record = json.loads((folder / "run.json").read_bytes())
     record["config"] |= {"evaluate_every": 10} | changes.pop("config", {})
     (folder / "run.json").write_text(json.dumps(record | changes))
-    return folder
+    return vouch(folder)
 
 
 def test_a_run_as_it_was_written_is_read(tmp_path: Path) -> None:
@@ -114,8 +115,48 @@ def test_rows_are_held_to_their_record(case: str, tmp_path: Path) -> None:
     changed = change(list(rows))
     assert changed != rows
     (folder / "rounds.csv").write_text("\n".join([*changed, ""]))
+    vouch(folder)  # as if the run had written them: the checksum says nothing
     with pytest.raises(DataError, match=words) as caught:
         read_run(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """run.json is changed by hand."""
+    found = json.loads(path.read_bytes())
+    change(found)
+    path.write_text(json.dumps(found))
+
+
+ORIGIN: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no word of it": (lambda run: edited(run, lambda found: found.pop("made_from")), "of unknown origin"),
+    "a list": (lambda run: edited(run, lambda found: found.update(made_from=[])), "of unknown origin"),
+    "no code": (lambda run: edited(run, lambda found: found["made_from"].pop("code")), "of unknown origin"),
+    "a number for data": (lambda run: edited(run, lambda found: found["made_from"].update(data=1)), "unknown origin"),
+    "a middle loss": (
+        lambda run: run.with_name("rounds.csv").write_text(
+            run.with_name("rounds.csv").read_text().replace(",1.5,", ",1.25,")
+        ),
+        r"its rounds\.csv is not the one that the run wrote",
+    ),
+    "a setting": (
+        lambda run: edited(run, lambda found: found["config"].update(tau=0.5)),
+        r"its settings in run\.json are not those it was made with",
+    ),
+}
+
+
+@pytest.mark.parametrize("trial", [False, True])
+@pytest.mark.parametrize("case", ORIGIN)
+def test_a_record_vouches_for_its_settings_and_rounds(case: str, trial: bool, tmp_path: Path) -> None:
+    """What no other number of the run contradicts."""
+    change, words = ORIGIN[case]
+    own = {"config": {"trial": 3, "validation": 0.2}, "evaluated_on": "validation"} if trial else {}
+    folder = written(tmp_path, **own)
+    assert read_files(folder, trial=trial, place=False)
+    change(folder / "run.json")
+    with pytest.raises(DataError, match=words) as caught:
+        read_files(folder, trial=trial, place=False)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -190,6 +231,20 @@ def test_a_configuration_that_is_a_pipe_is_one_line_at_once(tmp_path: Path) -> N
     os.mkfifo(tmp_path / "c.yaml")
     with pytest.raises(ConfigError, match="not a plain file"):
         read(tmp_path / "c.yaml")
+
+
+def test_a_small_file_takes_little_memory_whatever_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+    files.read_bytes(tmp_path / "file", 1000)  # what is imported or made once
+    tracemalloc.start()
+    try:
+        assert files.read_bytes(tmp_path / "file", files.LARGE) == b"x" * 1000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert files.read_bytes(Path("/proc/self/status")).startswith(b"Name:")  # it has no size
+    with pytest.raises(OSError, match="more than 10 bytes"):
+        files.read_bytes(Path("/proc/self/status"), 10)
 
 
 # ---- the writer -----------------------------------------------------------------------------------------------------

@@ -475,6 +475,37 @@ def test_a_job_has_a_process_of_the_sdk_of_its_own(data: Path, tmp_path: Path, m
     assert log.resolve().is_relative_to(tmp_path / "run")
 
 
+def test_a_log_that_finds_the_disk_full_says_nothing_on_the_terminal(tmp_path: Path) -> None:
+    """The SDK's own log, with its tracebacks, of which Python would print another one each."""
+    program = """
+import logging, sys
+from pathlib import Path
+from flare.tracking.mirror import Mirror
+from test_tracking import RUN
+
+mirror = Mirror(RUN, Path(sys.argv[1]), "offline")
+handlers = [handler for handler in logging.getLogger("wandb").handlers if hasattr(handler, "stream")]
+assert handlers
+for handler in handlers:
+    handler.setStream(open("/dev/full", "w"))
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("wandb").exception("a traceback")
+mirror.finish({}, exit_code=1)
+"""
+    path = os.pathsep.join([str(ROOT), *map(str, (ROOT / "tests/tracking", ROOT / "tests/support"))])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment | {"PYTHONPATH": path},
+    )
+    said = "W&B: [Errno 28] No space left on device; the run goes on without it\n"
+    assert done.returncode == 0 and done.stderr in ("", said)
+
+
 def test_a_mirrored_run_has_an_id_of_its_settings(data: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         train.train(RUN, data=data, output=tmp_path / name, wandb="offline")

@@ -293,8 +293,28 @@ def test_the_files_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "WARNING" not in said.out and said.err.startswith("WARNING: ") and "tau = 0.8 lies at the upper end" in said.err
     )
 
-    shares = importances(about, trials)
-    assert set(shares) == {"tau", "learning_rate"} and sum(shares.values()) == pytest.approx(1)
+
+def test_importances_are_left_out_if_chance_decides_them(tmp_path: Path) -> None:
+    """And the table says so; trials that diverged count for nothing."""
+    study = study_of({"tau": {"linear": [0.0, 1.0]}, "learning_rate": {"linear": [0.01, 1.0]}}, seeds=[7], trials=12)
+    trials = [
+        Trial(n, {"tau": n / 12, "learning_rate": 0.05 + n * 5 % 12 / 12}, "complete", {7: n / 20 + n * 5 % 12 / 90})
+        for n in range(12)
+    ]
+    lost = [dataclasses.replace(trial, state="diverged") if trial.number in (2, 5, 8) else trial for trial in trials]
+    said = {}
+    for name, found in (("enough", trials), ("few", lost)):
+        folder = tmp_path / name / "a/b/keep-1/epochs-1"
+        conclude(study, folder, found)
+        shares = importances(*read(folder))
+        assert set(shares) == ({"tau", "learning_rate"} if name == "enough" else set())
+        if shares:
+            assert sum(shares.values()) == pytest.approx(1) and shares["tau"] > 0.7
+        tables.tabulate([folder], tmp_path / name / "studies")
+        said[name] = (tmp_path / name / "studies.md").read_text()
+    assert "tau = 0." in said["enough"].splitlines()[2].split("|")[-3]
+    assert not said["few"].splitlines()[2].split("|")[-3].strip()
+    assert all("nor of fewer than 10 complete trials" in text for text in said.values())
 
 
 def test_studies_become_a_table_and_an_optuna_storage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -313,7 +333,7 @@ def test_studies_become_a_table_and_an_optuna_storage(tmp_path: Path, capsys: py
     assert (found["trials"], found["seeds"], found["runs"], found["diverged"]) == ("4", "1", "4", "1")
     assert found["best"] == "tau = 0.729" and "tau = 0.729 lies at the upper end" in row
     assert "WARNING" in capsys.readouterr().out
-    assert "| small | flare | 5e-2 | 1 | 4 | 1 | 4 | 1 | 0 |" in (tmp_path / "studies.md").read_text()
+    assert "| small | FLARE | 5e-2 | 1 | 4 | 1 | 4 | 1 | 0 |" in (tmp_path / "studies.md").read_text()
     tables.tabulate([folder], tmp_path / "known", [study.digest])
     assert (tmp_path / "known.csv").read_bytes() == (tmp_path / "studies.csv").read_bytes()
     changes = (
@@ -418,6 +438,53 @@ def test_only_a_sweeps_own_studies_are_replaced_in_a_database(tmp_path: Path) ->
     # The very same trials may take their own place, whoever made them.
     export([tmp_path / "moved" / study.name], tmp_path / "again/journal.log", url)
     assert len(optuna.load_study(study_name="somebody/elses/keep-1/epochs-1", storage=url).trials) == 1
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_trials_of_equal_values_are_trained_once(
+    at_once: bool, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also if they are started together: the second waits for the first."""
+    study = study_of({"pull_steps": {"choices": [1, "all"]}}, trials=3, batches=1)
+    write_proposals(study, tmp_path, 0)
+    proposals = tmp_path / "batch-0/proposals.json"
+    values = [read_values(proposals, study.name, number)["pull_steps"] for number in range(3)]
+    assert len(set(values)) == 2
+    twice = [number for number in range(3) if values.count(values[number]) == 2]
+    places, processes = {}, []
+    for number in (*twice[::-1], *({0, 1, 2} - set(twice))):  # the later trial first
+        (run,) = study.runs(number)
+        places[number] = tmp_path / study.place(run)
+        command = ["train", *shlex.split(run.flags()), "--values", str(proposals), "--output", str(places[number])]
+        command += ["--data", str(data), "--wandb", "disabled"]
+        if at_once:
+            program = [sys.executable, "-m", "flare", *command]
+            processes.append(subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment()))
+        else:
+            assert cli.main(command) == 0
+    said = "".join(process.communicate(timeout=300)[0] for process in processes) + capsys.readouterr().out
+    assert said.count("round 1/4") == 2 and said.count("; its run is taken") == 1
+    one, other = (places[number] for number in twice)
+    assert (one / "rounds.csv").read_bytes() == (other / "rounds.csv").read_bytes()
+    single.tune(study, tmp_path)  # which holds every run to its trial
+    assert "1 of 3 trials have the values of an earlier one" in capsys.readouterr().err
+    # A run that is not what the other trial's must be is not taken.
+    record = json.loads((one / "run.json").read_text())
+    (one / "run.json").write_text(json.dumps(record | {"made_from": record["made_from"] | {"code": "0" * 64}}))
+    (other / "run.json").unlink()
+    (run,) = study.runs(twice[1])
+    command = ["train", *shlex.split(run.flags()), "--values", str(proposals), "--output", str(other)]
+    assert cli.main([*command, "--data", str(data), "--wandb", "disabled"]) == 0
+    assert "round 1/4" in capsys.readouterr().out
+
+
+def test_trials_of_equal_values_are_carried_out_once_in_a_single_process(tmp_path: Path) -> None:
+    study = study_of({"tau": {"choices": [0.01, 0.1]}}, trials=3, batches=2, mode="single")
+    made = Made()
+    single.tune(study, tmp_path, made)
+    assert made.calls == 2
+    _, trials = read(tmp_path)
+    assert len(trials) == 6 and len({trial.objective for trial in trials}) == 2
 
 
 def test_a_trial_is_held_to_its_rows(data: Path, tmp_path: Path) -> None:
@@ -695,7 +762,7 @@ def test_the_workflow_tunes_and_reports_what_it_found(tuned: Path) -> None:
     assert len((tuned / "results/tables/trials/small.csv").read_text().splitlines()) == 1 + 12
     # The budget is in the table; a best value at an edge is there, on the terminal and in the study's log.
     table = (tuned / "results/tables/studies.md").read_text()
-    assert "| small | flare | 5e-2 | 1 | 12 | 2 | 24 | 0 | 0 |" in table
+    assert "| small | FLARE | 5e-2 | 1 | 12 | 2 | 24 | 0 | 0 |" in table
     edge = warning(studies(SWEEP)[0], best["values"])
     log = (tuned / "results/logs/tune/small/flare/keep-5e-2/epochs-1.log").read_text()
     for text in (table, (tuned / "said").read_text(), log):

@@ -7,12 +7,15 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import ROOT, snakemake
+from commands import ROOT, environment, snakemake
+from planner import TREE
 from sweeps import write
 
 from flare.config import runs
@@ -95,6 +98,84 @@ def test_a_mark_of_a_killed_snakemake_does_not_repeat_a_finished_run(sweep: Path
         for name in ("rounds.csv", "run.json"):
             (marks / urlsafe_b64encode(f"results/runs/{run.folder}/{name}".encode()).decode()).touch()
     assert planned(tmp_path / "killed", CONFIG) == {}
+
+
+def test_data_that_are_whole_are_not_deleted_before_they_are_fetched(sweep: Path, tmp_path: Path) -> None:
+    """Though the job is forced, others may be reading them; of a file that was deleted the first link alone is left."""
+    shutil.copytree(sweep / "data", tmp_path / "data")
+    whole = tmp_path / "data/digits/train.npz"
+    os.link(whole, tmp_path / "link")
+    arguments = ("data/digits/manifest.json", "--forcerun", "fetch", "--cores", "1")
+    done = snakemake(tmp_path, *arguments, "--configfile", write(tmp_path, CONFIG), timeout=900)
+    assert done.returncode == 0 and "rule fetch" in done.stdout + done.stderr, done.stdout + done.stderr
+    assert whole.stat().st_nlink == 2
+
+
+def test_a_fetch_that_fails_deletes_and_puts_back_nothing(sweep: Path, tmp_path: Path) -> None:
+    """What was damaged before may have been made whole by others in the meantime."""
+    shutil.copytree(sweep / "data", tmp_path / "data")
+    damaged, whole = tmp_path / "data/digits/test.npz", (sweep / "data/digits/test.npz").read_bytes()
+    damaged.write_bytes(b"damaged")
+    tree = copy_of_the_tree(tmp_path)
+    script = tree / "flare/datasets/digits.py"
+    text, call = script.read_text(), "    import sklearn\n"
+    assert text.count(call) == 1
+    others = f"    (folder / 'test.npz').write_bytes(Path({str(sweep)!r}, 'data/digits/test.npz').read_bytes())\n"
+    script.write_text(text.replace(call, f"{others}    raise OSError('no source answers')\n"))
+    done = carried_out(tree, tmp_path, "data/digits/manifest.json", "--forcerun", "fetch")
+    assert done.returncode == 1 and "rule fetch" in done.stdout + done.stderr, done.stdout + done.stderr
+    assert damaged.read_bytes() == whole and (tmp_path / "data/digits/train.npz").exists()
+
+
+def copy_of_the_tree(folder: Path) -> Path:
+    """Which can be edited."""
+    tree = folder / "tree"
+    tree.mkdir()
+    for name in TREE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, tree / name)
+    return tree
+
+
+def carried_out(tree: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """By the workflow of a tree, on one core."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(tree / "Snakefile"), "--directory", str(folder)]
+    command += [*arguments, "--cores", "1", "--configfile", write(folder, CONFIG)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=900)
+
+
+@pytest.mark.parametrize(
+    ("rule", "note", "module", "call"),
+    [
+        ("judge", "made_from/tables/claims.csv.json", "claims", "    claims.write(chosen.tables"),
+        ("tabulate", "tables/made_from.json", "tables", "    tables.tabulate(folders"),
+    ],
+)
+def test_what_was_made_while_the_code_was_edited_is_made_again(
+    rule: str, note: str, module: str, call: str, sweep: Path, tmp_path: Path
+) -> None:
+    """In the end the code is what it was at the start."""
+    tree, folder = copy_of_the_tree(tmp_path), tmp_path / "sweep"
+    shutil.copytree(sweep, folder)
+    (folder / "results" / note).unlink()
+    # The edit: who writes the file anew while the output is made.
+    script = tree / "flare/cli/results.py"
+    text = script.read_text()
+    assert text.count(call) == 1
+    edit = (
+        f"    from pathlib import Path\n\n    file = Path({module}.__file__)\n    file.write_bytes(file.read_bytes())\n"
+    )
+    target = "claims" if rule == "judge" else "runs"
+    said = []
+    for content in (text.replace(call, f"{edit}{call}"), text, text):
+        script.write_text(content)
+        done = carried_out(tree, folder, f"results/tables/{target}.csv")
+        assert done.returncode == 0, done.stdout + done.stderr
+        said.append(done.stdout + done.stderr)
+    assert [f"rule {rule}" in one for one in said] == [True, True, False]
 
 
 def test_other_results_are_set_aside_and_come_back(sweep: Path, tmp_path: Path) -> None:

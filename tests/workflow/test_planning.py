@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
+import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,6 +144,22 @@ CODE: dict[str, tuple[list[tuple[str, str, str]], set[str]]] = {
         [("analysis/tables.py", "-fraction(keep)", "fraction(keep)")],
         FROM_RUNS,
     ),
+    "statistics": (
+        [("analysis/statistics.py", "(1 + LEVEL) / 2) * groups", "LEVEL) * groups")],
+        FROM_RUNS,
+    ),
+    "which trial is best": (
+        [("tuning/conclude.py", "sign = -1 if", "sign = 1 if")],
+        {"tune_propose:topk", "tune_train:topk", "tune:ef21"} | FROM_TRIALS,
+    ),
+    "which values are proposed": (
+        [("tuning/propose.py", "FIRST = 4", "FIRST = 5")],
+        {"tune_propose:topk", "tune_train:topk", "tune:ef21"} | FROM_TRIALS,
+    ),
+    "the record of a run": (
+        [("runs/record.py", "accuracies[-1] if", "accuracies[0] if")],
+        {f"train:{method}" for method in ("fedavg", "flare", "topk", "ef21")} | TRIED | FROM_TRIALS,
+    ),
     "claims": (
         [("analysis/claims.py", "round(value, 2)", "round(value, 3)")],
         {"judge", "render:claims", "render:overall", "execute", "report", *REPORTS},
@@ -176,6 +195,14 @@ CODE: dict[str, tuple[list[tuple[str, str, str]], set[str]]] = {
 
 def test_nothing_is_planned_if_nothing_changed(planner: Planner) -> None:
     assert planner.jobs() == []
+
+
+def test_another_name_or_colour_of_a_method_makes_what_shows_it_anew_and_trains_nothing(planner: Planner) -> None:
+    with changed(planner.tree / "flare/algorithms/flare.py", 'LABEL = "FLARE"', 'LABEL = "Flare"'):
+        assert names(planner) == FROM_RUNS | {"tabulate_studies", "render:studies"}
+    with changed(planner.tree / "flare/algorithms/flare.py", 'COLOUR = "', 'COLOUR = "#000000"  # "'):
+        drawn = {name for name in names(planner) if not name.startswith("plot")}
+        assert drawn == {"execute", "report"}
 
 
 @pytest.mark.parametrize("what", CODE)
@@ -216,17 +243,49 @@ def test_another_best_value_plans_the_runs_that_report_it(planner: Planner) -> N
 
 
 def test_other_data_plans_all_that_reads_it_and_a_new_time_alone_nothing(planner: Planner) -> None:
-    with changed(planner.sweep / "data/digits/manifest.json", '"sha256": "', '"sha256": "0'):
+    manifest = planner.sweep / "data/digits/manifest.json"
+    digest = json.loads(manifest.read_text())["files"]["train.npz"]["sha256"]
+    with changed(manifest, digest, digest[::-1]):
         assert names(planner) == EVERYTHING | LABELS
-    arrays = [planner.sweep / f"data/digits/{part}.npz" for part in ("train", "test")]
-    times = [file.stat() for file in arrays]
-    for file in arrays:
-        os.utime(file)
+    there = [file for folder in ("data", "results") for file in (planner.sweep / folder).rglob("*.*") if file.is_file()]
+    times = [file.stat() for file in there]
+    for place, file in enumerate(there):
+        os.utime(file, (4e9 + place, 4e9 + place))
     try:  # as Snakemake sees files that are too large for it to compare
         assert planner.jobs("--max-checksum-file-size", "0") == []
     finally:
-        for file, time in zip(arrays, times, strict=True):
+        for file, time in zip(there, times, strict=True):
             os.utime(file, ns=(time.st_atime_ns, time.st_mtime_ns))
+
+
+def test_another_checkout_makes_nothing_again(planner: Planner) -> None:
+    """In one working folder, with files that are all newer."""
+    own, planner.tree = planner.tree, planner.tree.with_name("another checkout")
+    try:
+        shutil.copytree(own, planner.tree)
+        for file in planner.tree.rglob("*.py"):
+            os.utime(file, (4e9, 4e9))
+        assert planner.jobs() == []
+    finally:
+        planner.tree = own
+
+
+def test_a_table_that_is_edited_or_of_other_late_evaluations_is_made_again(planner: Planner) -> None:
+    with changed(planner.sweep / "results/tables/runs.csv", ",finished,", ",diverged,"):
+        assert names(planner) == FROM_RUNS
+    with changed(planner.sweep / "results/tables/claims.csv", "claim", "edited"):
+        assert names(planner) == {"judge", "render:claims", "render:overall", "execute", "report", *REPORTS}
+    (planner.sweep / "late.yaml").write_text(yaml.safe_dump(SWEEP | {"late_evaluations": 2, "targets": [0.5]}))
+    assert {job.name for job in planner.jobs(config="late.yaml")} == FROM_RUNS
+
+
+def test_jobs_have_the_threads_of_the_configuration_whatever_cores_there_are(planner: Planner) -> None:
+    (planner.sweep / "threads.yaml").write_text(yaml.safe_dump(SWEEP | {"threads": 2}))
+    jobs = planner.jobs("--cores", "1", config="threads.yaml")
+    training = [job for job in jobs if job.name in TRAINED | TRIED | {"tune:topk"}]
+    assert {job.name for job in training} == TRAINED | TRIED | {"tune:topk"}
+    assert all("--threads 2 " in job.command for job in training)
+    assert all(re.search("--code [0-9a-f]{64} ", job.command) for job in training)
 
 
 # Every key of a run that a configuration can have, none with its default.

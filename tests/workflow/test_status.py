@@ -169,6 +169,7 @@ def test_a_result_of_other_settings_is_not_one_of_the_sweep(config: dict[str, An
     config["experiments"]["fashion-fc"]["learning_rate"] = 0.2
     assert status.line(status.states(config, known)) == "8 runs: 8 waiting; 0 % of the rounds done"
     assert not known
+    assert f"waiting      {folder}  what is there is made with other settings" in status.show(config).splitlines()
 
 
 def test_a_terminal_is_told_now_and_then_and_a_file_is_not(

@@ -52,6 +52,7 @@ rule judge:
         # What was planned before the first run: written once, so it is no input.
         registered=f"{RESULTS}/preregistration.json",
         configuration=registered.digest(config),
+        labels=labels(),
     shell:
         'python -m flare judge --tables "$(dirname {output.csv:q})" --registered {params.registered:q}'
         " --configuration {params.configuration} > {log:q} 2>&1"
@@ -71,6 +72,7 @@ rule reach:
         ENV
     params:
         targets=config.get("targets", []),
+        labels=labels(),
         link=[
             config.get("link", {}).get(name, default)
             for name, default in (("uplink_mbps", 10), ("downlink_mbps", 50), ("latency_ms", 50))
@@ -84,7 +86,7 @@ rule reach:
 rule compare:
     input:
         made_from=rules.tabulate.output.made_from,  # which tells every run and its content
-        reference=ancient(f"{ROOT}/config/reference.csv"),
+        reference=tracked("config/reference.csv"),
         code=code("analysis/reference"),
     output:
         csv=f"{TABLES}/reference.csv",
@@ -97,6 +99,7 @@ rule compare:
         runs=lambda wildcards: list(patterns()),
         settings=lambda wildcards: digests(of_settings),
         code=lambda wildcards: digests(of_code),
+        labels=labels(),
     shell:
         "python -m flare compare {params.runs:q} --settings {params.settings:q} --code {params.code:q} --reference {input.reference:q}"
         ' --output "$(dirname {output.csv:q})/reference" > {log:q} 2>&1'
@@ -121,6 +124,7 @@ rule reproduction:
         tables=lambda w, input: os.path.dirname(input.tables[0]),
         registered=f"{RESULTS}/preregistration.json",
         configuration=registered.digest(config),
+        labels=labels(),
     shell:
         "python -m flare reproduction {params.runs:q} --tables {params.tables:q} --registered {params.registered:q}"
         ' --configuration {params.configuration} --output "$(dirname {output.report:q})" > {log:q} 2>&1'
@@ -194,7 +198,7 @@ rule plot:
         labels=lambda w: rules.count_labels.output if "labels" in figures.reads(w.figure) else [],
         trials=lambda w: rules.gather_trials.output if "trials" in figures.reads(w.figure) else [],
         reached=lambda w: rules.reach.output.csv if "reached" in figures.reads(w.figure) else [],
-        code=lambda w: code(f"figures/{w.figure}", *looks(w.experiment)),
+        code=lambda w: code(f"figures/{w.figure}"),
     output:
         pdf=f"{RESULTS}/figures/{{experiment}}/{{figure}}.pdf",
         png=report(
@@ -209,6 +213,7 @@ rule plot:
         ENV
     params:
         caption=lambda w: figures.caption(w.figure, whole=True),
+        looks=lambda w: looks(w.experiment),
     shell:
         "python -m flare plot {wildcards.figure} --experiment {wildcards.experiment}"
         ' --tables "$(dirname {input.runs:q})" --output "$(dirname {output.pdf:q})/{wildcards.figure}" > {log:q} 2>&1'
@@ -218,7 +223,7 @@ rule plot:
 rule plot_whole:
     input:
         runs=rules.tabulate.output.runs,
-        code=lambda w: code(f"figures/{w.figure}", *all_looks()),
+        code=lambda w: code(f"figures/{w.figure}"),
     output:
         pdf=f"{RESULTS}/figures/{{figure}}.pdf",
         png=report(
@@ -233,6 +238,7 @@ rule plot_whole:
         ENV
     params:
         caption=lambda w: figures.caption(w.figure, whole=True),
+        looks=looks(*config["experiments"]),
     shell:
         'python -m flare plot {wildcards.figure} --tables "$(dirname {input.runs:q})"'
         ' --output "$(dirname {output.pdf:q})/{wildcards.figure}" > {log:q} 2>&1'
@@ -241,7 +247,7 @@ rule plot_whole:
 # A notebook as a page: executed on the tables, which it says where to find.
 rule execute:
     input:
-        notebook=ancient(f"{ROOT}/notebooks/{{notebook}}.ipynb"),
+        notebook=lambda w: tracked(f"notebooks/{w.notebook}.ipynb"),
         tables=[rules.tabulate.output, rules.judge.output, rules.reach.output.csv],
         labels=lambda w: expand(rules.count_labels.output, experiment=experiments_at_hand()),
         # What a figure may be of: a notebook draws all that are possible.
@@ -264,6 +270,7 @@ rule execute:
     params:
         results=lambda w, input: os.path.abspath(os.path.dirname(os.path.dirname(input.tables[0]))),
         folder=lambda w, output: os.path.abspath(os.path.dirname(output[0])),
+        looks=looks(*config["experiments"]),
     # From an empty folder: nbconvert imports from where it is called, IPython runs what it finds in its own folder.
     shell:
         'IPYTHONDIR=$(mktemp -d) && export IPYTHONDIR && trap \'rm -rf "$IPYTHONDIR"\' EXIT && (cd "$IPYTHONDIR" && '
@@ -284,7 +291,7 @@ rule evidence:
 rule report:
     input:
         rules.evidence.input,
-        captions=ancient([f"{ROOT}/workflow/report/{name}.rst" for name in ("figure", "table", "whole", "workflow")]),
+        captions=tracked(*(f"workflow/report/{name}.rst" for name in ("figure", "table", "whole", "workflow"))),
     output:
         f"{RESULTS}/report.html",
     log:

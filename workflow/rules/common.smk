@@ -6,7 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from flare import figures, status
+from flare import algorithms, figures, status
+from flare.algorithms._looks import CONSTANTS, label, look
 from flare.analysis import registered
 from flare.runs.identity import WHETHER, code_digest, digest_of as code_of_run, reached
 from flare.runs import ambient, provenance

@@ -1,9 +1,10 @@
 # fetch: get a data set, verify every file of it, prepare it for the runs. It has no input: what is there is vouched for
-# by its checksums, which every run compares, so no file's time nor a changed file of ours has it fetched again.
+# by its checksums, which every run compares, so no file's time nor a changed file of ours has it fetched again. And it
+# is updated: what is whole is not deleted before the job, since others may be reading it, and no source may answer.
 rule fetch:
     output:
-        manifest=f"{DATA}/{{dataset}}/manifest.json",
-        splits=expand(f"{DATA}/{{{{dataset}}}}/{{split}}.npz", split=("train", "test")),
+        manifest=update(f"{DATA}/{{dataset}}/manifest.json"),
+        splits=update(expand(f"{DATA}/{{{{dataset}}}}/{{split}}.npz", split=("train", "test"))),
     log:
         f"{RESULTS}/logs/fetch/{{dataset}}.log",
     conda:

@@ -19,7 +19,7 @@ def run_of(wildcards):
 
 
 def data_set(name, *splits):
-    """Files of a data set, which must be there, whenever they were written: checksums vouch for them."""
+    """Files of a data set, which must be there: checksums vouch for them, so one that is fetched is no other one."""
     return ancient([f"{DATA}/{name}/{file}" for file in ("manifest.json", *(f"{split}.npz" for split in splits))])
 
 
@@ -110,12 +110,31 @@ def dealt(experiment):
     return run.flags("experiment", "dataset", "clients", "seed", "partition")
 
 
-def code(*names):
-    """Files of the package whose change makes a job's results stale: these, and all that they import.
+# The files of this checkout that outputs follow from, as they were when the jobs were planned.
+STAMPS = {}
 
-    Compared by what they do (origin.smk), never by their times.
-    """
-    return ancient([f"{ROOT}/flare/{name}.py" for name in reached(names, WHETHER)])
+
+def stamp(file):
+    """What a file that is written, or put back, does not keep; None if there is none."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def tracked(*places):
+    """Files of this checkout whose change makes a job's results stale: compared by content, never by their times."""
+    files = [f"{ROOT}/{place}" for place in places]
+    for file in files:
+        if file not in STAMPS:
+            STAMPS[file] = stamp(file)
+    return files
+
+
+def code(*names):
+    """These files of the package, and all that they import, which are compared by what they do (origin.smk)."""
+    return tracked(*(f"flare/{name}.py" for name in reached(names, WHETHER)))
 
 
 def scheme_of(experiment):
@@ -124,14 +143,16 @@ def scheme_of(experiment):
     return f"datasets/partitions/{scheme}"
 
 
-def looks(experiment):
-    """The files of an experiment's methods, which say how figures show them."""
-    return [f"algorithms/{name}" for name in config["experiments"][experiment]["methods"]]
+def labels():
+    """What the methods are called in tables."""
+    return {name: label(name) for experiment in config["experiments"].values() for name in experiment["methods"]}
 
 
-def all_looks():
-    """The files of all methods."""
-    return list(dict.fromkeys(look for name in config["experiments"] for look in looks(name)))
+def looks(*experiments):
+    """How figures show the methods of these experiments; one that does not say it all is shown by its place."""
+    own = {name: look(name) for experiment in experiments for name in config["experiments"][experiment]["methods"]}
+    whole = all(len(found) == len(CONSTANTS) for found in own.values())
+    return [own, [] if whole else algorithms.names()]
 
 
 def sharing():
@@ -237,11 +258,6 @@ def trial_of(wildcards):
 def trial_problem(wildcards):
     """Why a run of a trial is not finished."""
     return SWEEP.trial(study_of(wildcards), trial_of(wildcards))
-
-
-def whenever(files, problem):
-    """Files whose times say nothing if what is made of them is what is planned; else it follows what makes them anew."""
-    return files if problem else ancient(files)
 
 
 def tried(study, batches):

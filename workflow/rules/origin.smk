@@ -5,7 +5,9 @@
 # other times, or moved, copied and cloned ones are taken for what they are.
 import hashlib
 import json
+import math
 
+import snakemake.jobs
 import snakemake.persistence
 
 from flare.analysis.origin import tables_problem
@@ -123,10 +125,19 @@ def noted(job):
         return False
 
 
+def edited(job):
+    """Whether a file of this checkout that a job's output follows from was written since, perhaps to be put back."""
+    return any(stamp(file) != STAMPS[file] for file in map(str, job.input) if file in STAMPS)
+
+
 def note_all(log=None):
-    """Note what the outputs that were made are of. After a kill it is not noted, and they are made again."""
+    """Note what the outputs that were made are of. After a kill or an edit it is not, and they are made again."""
     for job in workflow.dag.jobs:
-        if ours(job) and is_noted(job) and workflow.dag.needrun(job) and workflow.dag.finished(job):
+        if not ours(job) or not workflow.dag.needrun(job) or not workflow.dag.finished(job):
+            continue
+        if job.rule.name == "tabulate" and edited(job):
+            os.unlink(job.output.made_from)
+        elif is_noted(job) and not edited(job):
             own = {os.path.relpath(file, RESULTS): sum_of(file) for file in job.output}
             write_whole(note_of(job), json.dumps({"of": content_of(job), "files": own}).encode())
 
@@ -139,7 +150,7 @@ def ours(job):
 
 
 def answer_for_records(kind):
-    """Have Snakemake's records of our jobs answered from the files."""
+    """Have Snakemake's records of our jobs answered from the files, and no file's time heeded."""
     incomplete = kind.incomplete
 
     async def is_incomplete(self, job):
@@ -157,13 +168,29 @@ def answer_for_records(kind):
 
         setattr(kind, name, silent)
 
-    checksums = kind.input_checksums
+    keep_data(kind)
+    mintime = snakemake.jobs.Job.output_mintime.fget
 
-    def input_checksums(self, job, path):
-        # What it is made from is compared above: a newer input is no other one.
-        return {f"sha256:{sum_of(path)}"} if ours(job) else checksums(self, job, path)
+    async def output_mintime(self):
+        # What it is made from is compared above: no input is newer than what is there.
+        return math.inf if ours(self) else await mintime(self)
 
-    kind.input_checksums = input_checksums
+    snakemake.jobs.Job.output_mintime = property(output_mintime)
+
+
+def keep_data(kind):
+    """Have no copy made of data before they are fetched, nor put back, nor anything deleted, if that fails: every file
+    of them appears whole under its name, and others may have made it in the meantime.
+    """
+    backup, restore = kind.backup_output, kind.restore_output
+
+    def backup_output(self, path):
+        return None if str(path).startswith(f"{DATA}{os.sep}") else backup(self, path)
+
+    def restore_output(self, path):
+        return path.exists() if str(path).startswith(f"{DATA}{os.sep}") else restore(self, path)
+
+    kind.backup_output, kind.restore_output = backup_output, restore_output
 
 
 answer_for_records(snakemake.persistence.PersistenceBase)

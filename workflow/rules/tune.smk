@@ -8,9 +8,7 @@ localrules:
 
 rule tune_propose:
     input:
-        tried=lambda w: whenever(
-            list(tried(study_of(w), range(int(w.batch)))), SWEEP.proposals(study_of(w), int(w.batch))
-        ),
+        tried=lambda w: list(tried(study_of(w), range(int(w.batch)))),
     output:
         f"{STUDY}/batch-{{batch}}/proposals.json",
     log:
@@ -28,7 +26,7 @@ rule tune_propose:
 rule tune_train:
     input:
         data=lambda w: [] if trial_problem(w) == "" else data_set(trial_of(w).dataset, "train"),
-        proposals=lambda w: whenever(f"{STUDY}/batch-{{batch}}/proposals.json".format(**w), trial_problem(w)),
+        proposals=f"{STUDY}/batch-{{batch}}/proposals.json",
     output:
         rounds=f"{TRIAL}/rounds.csv",
         run=f"{TRIAL}/run.json",
@@ -58,11 +56,7 @@ rule tune_train:
 # The end of a study; in mode single all of it.
 rule tune:
     input:
-        tried=lambda w: (
-            whenever(list(tried(study_of(w), range(study_of(w).batches))), SWEEP.best(study_of(w)))
-            if study_of(w).mode == "batches"
-            else []
-        ),
+        tried=lambda w: (list(tried(study_of(w), range(study_of(w).batches))) if study_of(w).mode == "batches" else []),
         data=lambda w: [] if SWEEP.best(study_of(w)) == "" else data_set(study_of(w).run.dataset, "train"),
     output:
         best=f"{STUDY}/best.yaml",
@@ -108,6 +102,7 @@ rule tabulate_studies:
         studies=expand(f"{RESULTS}/tuning/{{study}}", study=STUDIES),
         # So that no study of another configuration, which Snakemake may have forgotten, is taken for one of this.
         settings=[study.digest for study in STUDIES.values()],
+        labels=labels(),
     shell:
         "python -m flare tabulate_studies {params.studies:q} --settings {params.settings:q}"
         ' --output "$(dirname {output.csv:q})/studies" > {log:q} 2>&1; grep WARNING: {log:q} >&2 || true'

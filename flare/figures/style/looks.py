@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from flare import algorithms, figures
+from flare import algorithms
+from flare.algorithms._looks import label, look
 from flare.analysis.statistics import fraction
 
 # For methods whose file says none, with marker and dashes that tell them apart in grey, too. The colours are of
@@ -46,23 +46,17 @@ def methods(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """
     present = list(dict.fromkeys(frame["method"]))
     every = sorted({*algorithms.names(), *present})
-    out: dict[str, dict[str, Any]] = {name: {"label": _own(name, "LABEL") or name} for name in present}
+    out: dict[str, dict[str, Any]] = {name: {"label": label(name)} for name in present}
     for key, constant, others in (
         ("color", "COLOUR", _COLOURS),
         ("marker", "MARKER", _MARKERS),
         ("linestyle", "DASHES", _DASHES),
     ):
-        own = {name: _own(name, constant) for name in every}
+        own = {name: look(name).get(constant) for name in every}
         lacking = [name for name in every if own[name] is None]
         for name in present:
             out[name][key] = others[lacking.index(name) % len(others)] if own[name] is None else own[name]
     return out
-
-
-def _own(method: str, constant: str) -> Any:
-    """What the method's file says of its look; None if it does not, or there is no such file."""
-    file = Path(algorithms.__file__).with_name(f"{method}.py")
-    return figures.constant(file, constant) if file.exists() else None
 
 
 def hollow(look: dict[str, Any], keep: str) -> dict[str, Any]:
