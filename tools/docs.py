@@ -20,6 +20,7 @@ from typing import Any
 
 import meanings
 import picture
+import recorded
 import yaml
 
 from flare import algorithms, cli, models
@@ -269,6 +270,11 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     RESULTS: {f"columns of {name}": functools.partial(columns_table, name) for name in meanings.TABLES}
     | {"columns of probes": _probe_columns},
     COMMANDS: {"commands": commands_text, "arguments of a run": _run_arguments},
+    # What our records say, which no number typed by hand does.
+    ROOT / "README.md": {
+        "record default": functools.partial(recorded.summary, "default"),
+        "verdicts default": functools.partial(recorded.verdicts, "default"),
+    },
 }
 
 
@@ -278,6 +284,7 @@ def main() -> None:
     for page, tables in PAGES.items():
         page.write_text(readme_text(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
     PICTURE.write_text(picture.svg(), encoding="utf-8")
+    recorded.draw()
 
 
 if __name__ == "__main__":

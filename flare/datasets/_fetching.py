@@ -24,9 +24,9 @@ def keep(path: Path, folder: Path) -> Path:
     return folder / path.name
 
 
-def no_source(name: str, tried: Iterable[str], files: str, folder: Path) -> DataError:
-    """The error for a data set that no source has: what was tried, why each failed, and what to do."""
-    remedy = f"what to do: put {files} into {folder / 'raw'} and fetch again"
+def no_source(name: str, tried: Iterable[str], files: str, folder: Path, instead: str = "") -> DataError:
+    """The error for a data set that no source has: what was tried and why each failed, what to do, what else serves."""
+    remedy = f"what to do: put {files} into {folder / 'raw'} and fetch again{instead and f'; or {instead}'}"
     return DataError("\n  ".join([f"{name}: no source has it", *tried, remedy]))
 
 

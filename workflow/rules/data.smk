@@ -11,4 +11,5 @@ rule fetch:
         ENV
     shell:
         "python -m flare fetch --dataset {wildcards.dataset}"
-        ' --data "$(dirname "$(dirname {output.manifest:q})")" > {log:q} 2>&1'
+        ' --data "$(dirname "$(dirname {output.manifest:q})")" > {log:q} 2>&1 || {{ code=$?;'
+        " echo \"flare: {wildcards.dataset} cannot be had; $(sed -n '$s/^ *//p' {log:q}); why: {log}\" >&2; exit $code; }}"
