@@ -289,7 +289,7 @@ def test_without_mnist_one_line_says_how_to_go_on(tmp_path: Path) -> None:
     done = snakemake(tmp_path, "--cores", "1", "--configfile", str(ROOT / "config/config.yaml"), **silenced)
     assert done.returncode == 1
     lines = (done.stdout + done.stderr).splitlines()
-    [line] = [line for line in lines if line.startswith("flare: ") and " waiting; " not in line]
+    [line] = [line for line in lines if line.startswith("flare: mnist cannot")]
     assert line.startswith("flare: mnist cannot be had; what to do: put the four files")
     assert line.endswith(
         "; or go on with Fashion-MNIST: make run CONFIG=config/laptop.yaml; why: results/logs/fetch/mnist.log"
