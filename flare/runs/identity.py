@@ -120,21 +120,28 @@ def _tree(name: str) -> ast.Module:
     return ast.parse((ROOT / f"{name}.py").read_bytes())
 
 
+# Trees that were looked through for imports and not yet for what they do: a file is parsed once.
+_LOOKED_THROUGH: dict[str, ast.Module] = {}
+
+
 @functools.cache
 def _imports(name: str) -> list[str]:
     """The files of the package that a file imports when it runs, anywhere in it."""
-    return [found for node in _run(_tree(name)) if isinstance(node, _IMPORT) for found in _modules(node)]
+    tree = _LOOKED_THROUGH[name] = _tree(name)
+    return [found for node in _run(tree) if isinstance(node, _IMPORT) for found in _modules(node)]
 
 
 def _run(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes except for what stands under `if TYPE_CHECKING`."""
+    """All statements except for those that stand under `if TYPE_CHECKING`."""
     rest = [tree]
     while rest:
-        for node in ast.iter_child_nodes(rest.pop()):
-            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-                continue
-            yield node
-            rest.append(node)
+        node = rest.pop()
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            for child in getattr(node, part, ()):
+                if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+                    continue
+                yield child
+                rest.append(child)
 
 
 _IMPORT = (ast.Import, ast.ImportFrom)
@@ -222,4 +229,5 @@ def _parts() -> str:
 
 @functools.cache
 def _meaning(name: str) -> str:
-    return ast.dump(_Meaning().visit(_tree(name)))
+    tree = _LOOKED_THROUGH.pop(name, None) or _tree(name)
+    return ast.dump(_Meaning().visit(tree))
