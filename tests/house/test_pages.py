@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import matplotlib.image
 import pytest
 import yaml
 from commands import ROOT, environment
@@ -233,7 +234,9 @@ def test_pictures_are_those_of_the_records(tmp_path: Path) -> None:
     recorded = importlib.import_module("recorded")
     recorded.draw(tmp_path)
     for file, record, *_ in recorded.PICTURES:
-        assert (DOCS / file).read_bytes() == (tmp_path / file).read_bytes(), f"{file} is old; run make docs"
+        kept, drawn = (matplotlib.image.imread(folder / file) for folder in (DOCS, tmp_path))
+        # Another processor may round a line's place otherwise.
+        assert kept.shape == drawn.shape and abs(kept - drawn).mean() < 1e-3, f"{file} is old; run make docs"
         assert (ROOT / "results/records" / record / "record.json").exists()
         assert f"docs/{file}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
