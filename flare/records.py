@@ -28,7 +28,7 @@ import lzma
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,9 +96,9 @@ def pack(config: Mapping[str, Any], output: Path, results: Path | None = None) -
     """
     if not re.fullmatch(NAME, output.name):
         raise ConfigError(f"--output: {shown(output.name)} is not allowed as a record's name; letters, digits, '_.-'")
+    results = Path(config.get("results", "results")) if results is None else results
+    sweep = Sweep.of({**config, "results": str(results), "record": None})
     config = _plain(config)
-    results = Path(config["results"]) if results is None else results
-    sweep = Sweep.of({**config, "results": str(results)})
     own, left = Record(config), {}
     planned = configuration.runs(config)
     for run in planned:
@@ -110,13 +110,14 @@ def pack(config: Mapping[str, Any], output: Path, results: Path | None = None) -
     if not own.runs:
         why = f" ({next(iter(left))}: {next(iter(left.values()))})" if left else ""
         raise DataError(f"{results}: no finished run of the configuration to pack{why}")
-    for study in studies(config):
-        for place in _trials(study, results):
+    tuned = {study.name: study for study in studies(config)}
+    for study in tuned.values():
+        for place in _trials(study, sweep):
             own.trials[f"tuning/{study.name}/{place}"] = _packed(results / "tuning" / study.name / place, trial=True)
     for pattern in _KEPT:
         for path in sorted(results.glob(pattern)):
             name = path.relative_to(results).as_posix()
-            if _is_of(name, own, config):
+            if _belongs(name, own, tuned):
                 own.files[name] = read_bytes(path).decode("utf-8")
     _recover(output)
     before = read(output) if output.exists() else None
@@ -130,11 +131,24 @@ def pack(config: Mapping[str, Any], output: Path, results: Path | None = None) -
     return "; ".join([said, *(lacking if before is None or len(whole.runs) < len(planned) else [])])
 
 
+def _belongs(name: str, record: Record, tuned: Collection[str]) -> bool:
+    """Whether a small file is of what is packed. tuned: the names of the studies."""
+    kind, *parts = name.split("/")
+    if kind == "runs":
+        return "/".join([kind, *parts[:5]]) in record.runs
+    if kind == "tuning":
+        return "/".join(parts[:4]) in tuned
+    return parts[:1] != ["labels"] or Path(name).stem in record.config["experiments"]
+
+
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with its two folders, as it is kept."""
-    out = json.loads(json.dumps(config))
-    out.pop("record", None)
-    return {**out, "results": config.get("results", "results"), "data": config.get("data", "data")}
+    """The configuration as it is kept: without folders of one machine, and without a database's password."""
+    out: dict[str, Any] = json.loads(json.dumps(config))
+    for name in ("record", "results", "storage"):
+        out.pop(name, None)
+    if Path(out.get("data", "data")).is_absolute():
+        del out["data"]
+    return out
 
 
 def _packed(folder: Path, trial: bool = False) -> tuple[bytes, bytes]:
@@ -147,23 +161,12 @@ def _packed(folder: Path, trial: bool = False) -> tuple[bytes, bytes]:
     return to_json(found), rounds
 
 
-def _trials(study: Study, results: Path) -> Iterator[str]:
+def _trials(study: Study, sweep: Sweep) -> Iterator[str]:
     """Where the finished runs of a study's trials lie, below its folder."""
     for trial in range(study.batches * study.trials):
         for run in study.runs(trial):
-            place = study.place(run)
-            if (results / "tuning" / study.name / place / "run.json").is_file():
-                yield place
-
-
-def _is_of(name: str, record: Record, config: Mapping[str, Any]) -> bool:
-    """Whether a small file belongs to the runs that are packed."""
-    kind, _, rest = name.partition("/")
-    if kind == "runs":
-        return name.removesuffix("/sample.txt") in record.runs
-    if kind == "tuning":
-        return any(rest.startswith(f"{study.name}/") for study in studies(config))
-    return kind != "tables" or "/labels/" not in name or Path(name).stem in config["experiments"]
+            if sweep.trial(study, run) == "":
+                yield study.place(run)
 
 
 def _merged(before: Record, now: Record, output: Path) -> Record:

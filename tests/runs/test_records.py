@@ -72,7 +72,9 @@ def test_what_is_restored_is_what_was_packed_byte_for_byte(swept: dict[str, Any]
     assert said.startswith(f"{tmp_path}/a: 6 runs, ") and said.endswith(" kB")
     assert records.restore(tmp_path / "a", tmp_path / "back") == 6
     back = files(tmp_path / "back")
-    assert config.load(tmp_path / "back/config.yaml") == {**swept, "results": f"{tmp_path}/back", "record": "a"}
+    plain = {name: value for name, value in swept.items() if name != "data"}  # a folder of this machine
+    assert config.load(tmp_path / "back/config.yaml") == {**plain, "results": f"{tmp_path}/back", "record": "a"}
+    assert str(tmp_path.parent) not in (tmp_path / "a/config.yaml").read_text()
     for name, content in files(results).items():
         if name.endswith("run.json"):
             found = json.loads(back[name])
@@ -293,6 +295,14 @@ def test_a_record_that_was_being_replaced_is_there(swept: dict[str, Any], tmp_pa
     assert len(records.read(tmp_path / "a").runs) == 6
 
 
+def test_no_password_and_no_folder_of_a_machine_is_packed(swept: dict[str, Any], tmp_path: Path) -> None:
+    records.pack({**swept, "storage": "postgresql://me:secret@host/studies"}, tmp_path / "a")
+    for path in (tmp_path / "a").iterdir():
+        content = path.read_bytes()
+        text = lzma.decompress(content) if path.suffix == ".xz" else content
+        assert b"secret" not in text and swept["data"].encode() not in text, path
+
+
 def test_what_is_packed_agrees_with_the_configuration(swept: dict[str, Any], tmp_path: Path) -> None:
     other = copy.deepcopy(swept)
     for experiment in other["experiments"].values():
@@ -337,7 +347,7 @@ def test_the_commands(
     assert capsys.readouterr().err == "flare: RECORD: 'two' is not allowed; one of one\n"
     assert cli.main(["restore"]) == 0
     assert capsys.readouterr().out == "results/one: 6 runs, of the record one\n"
-    assert cli.main(["verify", "--record", "one", "--sample", "2"]) == 0
+    assert cli.main(["verify", "--record", "one", "--sample", "2", "--data", swept["data"]]) == 0
     said = capsys.readouterr().out.splitlines()
     assert len([line for line in said if line.endswith(": the same")]) == 2
     assert said[-1] == "2 of 6 runs repeated; different: none"

@@ -88,7 +88,7 @@ FROM_RUNS = {
 FROM_RUNS |= {f"plot:accuracy_by_{name}" for name in ("keep", "round", "total", "uplink")}
 FROM_RUNS |= {f"plot:{name}" for name in ("budget", "compute_cost", "labels", "reached", "sensitivity", "tuning")}
 FROM_STUDIES = {"gather_trials", "tabulate_studies", "export_studies", "render:studies", "report", *REPORTS}
-FROM_STUDIES |= {"plot:budget", "plot:sensitivity", "plot:tuning"}
+FROM_STUDIES |= {"plot:budget", "plot:sensitivity", "plot:tuning", "execute"}
 FROM_TRIALS = {"tune:topk", "train:topk", "train:ef21"} | FROM_STUDIES | FROM_RUNS
 LABELS = {"count_labels", "plot:labels", "execute", "report"}
 EVERYTHING = TRAINED | TRIED | FROM_TRIALS
@@ -277,6 +277,16 @@ def test_a_table_that_is_edited_or_of_other_late_evaluations_is_made_again(plann
         assert names(planner) == {"judge", "render:claims", "render:overall", "execute", "report", *REPORTS}
     (planner.sweep / "late.yaml").write_text(yaml.safe_dump(SWEEP | {"late_evaluations": 2, "targets": [0.5]}))
     assert {job.name for job in planner.jobs(config="late.yaml")} == FROM_RUNS
+
+
+def test_an_estimate_of_the_costs_makes_the_verdicts_that_say_them_anew(planner: Planner) -> None:
+    plan = planner.sweep / "results/tables/plan.csv"
+    plan.write_text("experiment,hours\nsmall,1.0\n")
+    try:
+        assert names(planner) == {"judge", "render:claims", "render:overall", "execute", "report", *REPORTS}
+    finally:
+        plan.unlink()
+    assert planner.jobs() == []
 
 
 def test_jobs_have_the_threads_of_the_configuration_whatever_cores_there_are(planner: Planner) -> None:
