@@ -19,3 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return simulate
     raise AttributeError(f"module 'flare' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -20,17 +20,21 @@ import argparse
 import errno
 import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import flare
 from flare.cli import records, results, run, sweep
 from flare.errors import ConfigError, DataError, hide
 from flare.runs import checkpoint
-from flare.runs.process import open_streams, say
+from flare.runs.process import open_streams, say, silence
 
 # The exit codes beside 0: some runs failed, or the disk or the memory did; wrong input; interrupted (Ctrl-C). An
 # interrupted run that is saved ends with `checkpoint.RESUMABLE`.
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
+# As of a program that SIGPIPE ends: `python -m flare show | head` has what it wanted.
+UNREAD = 141
 # A disk that is full or broken, or nobody left to read what is printed: not the fault of the arguments.
 _NOT_THE_ARGUMENTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
 # What the loader of shared libraries says if their addresses do not fit into the memory that a process may have.
@@ -67,13 +71,18 @@ _COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 if some runs or the disk failed, 2 for wrong input or a package
-    that is not installed, 75 for interrupted and saved, 130 for interrupted.
+    that is not installed, 75 for interrupted and saved, 130 for interrupted, 141 if nobody reads what it prints.
     """
     open_streams()
     chosen = _parser().parse_args(arguments)
     os.environ.pop("WANDB_SERVICE", None)  # the SDK's process of a caller, a notebook say: it ends with that one
     try:
-        return int(chosen.command(chosen) or 0)
+        code = int(chosen.command(chosen) or 0)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        silence()
+        return UNREAD
     except (Exception, KeyboardInterrupt) as error:
         known = _explain(error, chosen.command.__name__)
         if known is None:
@@ -143,6 +152,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m flare", description="FLARE Sweeps: sparse federated learning, one step at a time.")
+    parser.add_argument("--version", action="version", version=f"flare {flare.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     for add in _COMMANDS:
         add(commands)

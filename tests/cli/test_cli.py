@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from synthetic import write_run
 
+import flare
 from flare import cli
 from flare.analysis import tables
 from flare.config import Run, with_defaults
@@ -283,3 +284,35 @@ def test_what_a_run_takes_is_said_by_its_keys(
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", f"--{flag}={value}", "--output", "o"])
     assert ended.value.code == 2 and f"argument --{flag}: {said}" in capsys.readouterr().err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"flare {flare.__version__}\n"
+
+
+def test_what_nobody_reads_is_silent(tmp_path: Path) -> None:
+    """As with `| head -1`: the reader is gone before all is printed."""
+    seeds = list(range(1, 1500))  # more than a pipe holds
+    one = {"dataset": "digits", "model": "fc", "clients": 2, "rounds": 1, "batch_size": 10, "learning_rate": 0.1}
+    sweep = {"experiments": {"e": one | {"keep": ["0.5"], "seeds": seeds, "methods": {"topk": {}}}}}
+    for seed in seeds:
+        folder = tmp_path / f"results/logs/train/e/topk/keep-0.5/epochs-1/seed-{seed}.log"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.write_text("flare: broken\n")
+    (tmp_path / "c.yaml").write_text(json.dumps(sweep))
+    command = f"{sys.executable} -m flare status c.yaml | head -c 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == "" and done.stdout == "4141\n", done
+
+
+def test_the_package_lists_what_it_offers() -> None:
+    assert dir(flare) == ["__version__", "simulate"]
+
+
+def test_every_configuration_names_its_schema_for_editors() -> None:
+    for file in sorted((ROOT / "config").glob("*.yaml")):
+        first = file.read_text().splitlines()[0]
+        assert first.startswith("# yaml-language-server: $schema=")
+        assert (file.parent / first.partition("=")[2]).resolve() == (ROOT / "flare/config/schema.yaml")
