@@ -294,17 +294,12 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_nobody_reads_is_silent(tmp_path: Path) -> None:
     """As with `| head -1`: the reader is gone before all is printed."""
-    seeds = list(range(1, 1500))  # more than a pipe holds
     one = {"dataset": "digits", "model": "fc", "clients": 2, "rounds": 1, "batch_size": 10, "learning_rate": 0.1}
-    sweep = {"experiments": {"e": one | {"keep": ["0.5"], "seeds": seeds, "methods": {"topk": {}}}}}
-    for seed in seeds:
-        folder = tmp_path / f"results/logs/train/e/topk/keep-0.5/epochs-1/seed-{seed}.log"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.write_text("flare: broken\n")
+    sweep = {"experiments": {"e": one | {"keep": ["0.5"], "seeds": [1, 2], "methods": {"topk": {}}}}}
     (tmp_path / "c.yaml").write_text(json.dumps(sweep))
-    command = f"{sys.executable} -m flare status c.yaml | head -c 1; echo ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m flare status c.yaml | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stderr == "" and done.stdout == "4141\n", done
+    assert done.stderr == "" and done.stdout == "141\n", done
 
 
 def test_the_package_lists_what_it_offers() -> None:
