@@ -58,7 +58,7 @@ QUICK := $(addprefix tests/, \
     engine/test_draws.py engine/test_inputs.py engine/test_memory.py engine/test_network.py engine/test_oracle.py \
     engine/test_seams.py engine/test_selection.py engine/test_staleness.py \
     datasets/test_partition.py analysis/test_claims.py analysis/test_level.py analysis/test_overall.py \
-    analysis/test_reached.py runs/test_identity.py house/test_imports.py house/test_pages.py)
+    analysis/test_reached.py runs/test_identity.py house/test_imports.py house/test_site.py)
 
 quick: setup ## run the tests that end within 90 seconds on two cores
 	$(IN) python -m pytest $(QUICK) -m "not workflow" $(ARGS)

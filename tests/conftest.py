@@ -17,7 +17,10 @@ settings.load_profile("deterministic")
 
 
 # Files of minutes, the longest first: begun last, one of them would keep a process busy alone.
-LONG = ("test_slurm", "test_checkpoint", "test_tuning", "test_faults", "test_workflow", "test_conda", "test_fuzz")
+LONG = (
+    *("test_slurm", "test_checkpoint", "test_tuning", "test_faults", "test_workflow", "test_planning", "test_conda"),
+    *("test_origin", "test_tracking", "test_deadline", "test_fuzz", "test_records"),
+)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -213,7 +213,7 @@ def test_a_cell_of_the_same_data_and_settings_is_comparable(tmp_path: Path) -> N
     # t(0.975, 1) = 12.706, s / sqrt(2) = 0.01
     assert float(row["final_accuracy_high"]) == pytest.approx(0.85 + 0.12706, abs=1e-5)
     [line] = [line for line in (tmp_path / "out.md").read_text().splitlines() if "unavailability" in line]
-    assert "| flare | 1e-5 | 1 | mnist | 85.00 (84.00, 86.00) | 2 | mnist | 84.39 | yes |" in line
+    assert "| FLARE | 1e-5 | 1 | mnist | 85.00 (84.00, 86.00) | 2 | mnist | 84.39 | yes |" in line
 
 
 def test_which_of_the_papers_cells_are_comparable(tmp_path: Path) -> None:
