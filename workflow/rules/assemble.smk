@@ -52,6 +52,8 @@ rule judge:
         # What was planned before the first run: written once, so it is no input.
         registered=f"{RESULTS}/preregistration.json",
         configuration=registered.digest(config),
+        # What the seeds that would decide cost, if it was estimated: as an input it would be estimated anew.
+        plan=lambda wildcards: sum_of(f"{TABLES}/plan.csv"),
         labels=labels(),
     shell:
         'python -m flare judge --tables "$(dirname {output.csv:q})" --registered {params.registered:q}'
